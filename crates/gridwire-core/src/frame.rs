@@ -1,0 +1,96 @@
+//! One publish call to one topic, as it is stored: each event with the set of subscriptions it matched.
+//!
+//! The log numbers and checksums frames; this module owns the bytes between. A body holds, for each event:
+//! its length (varint, of all that follows for this event), its match set, its [`Event`] encoding.
+
+use crate::event::Event;
+use crate::filter::MatchSet;
+use crate::ids::{Lsn, Offset, TopicNumber};
+use crate::time::Timestamp;
+use crate::varint;
+
+/// A frame before the log has numbered it.
+#[derive(Clone, Debug)]
+pub struct FrameDraft {
+    pub topic: TopicNumber,
+    /// Events in `body`; never 0.
+    pub count: u32,
+    pub body: Vec<u8>,
+}
+
+/// Collects the events of one publish call that matched somebody.
+#[derive(Debug)]
+pub struct FrameBuilder {
+    topic: TopicNumber,
+    count: u32,
+    body: Vec<u8>,
+    scratch: Vec<u8>,
+}
+
+impl FrameBuilder {
+    /// `bytes` is how large the body will be, about; it saves growing.
+    pub fn new(topic: TopicNumber, bytes: usize) -> Self {
+        Self { topic, count: 0, body: Vec::with_capacity(bytes), scratch: Vec::new() }
+    }
+
+    pub fn push(&mut self, matched: &MatchSet, event: &Event<'_>) {
+        self.scratch.clear();
+        matched.encode(&mut self.scratch);
+        event.encode(&mut self.scratch);
+        varint::put_bytes(&mut self.body, &self.scratch);
+        self.count += 1;
+    }
+
+    /// `None` when no event was pushed: there is nothing to store.
+    pub fn finish(self) -> Option<FrameDraft> {
+        (self.count > 0).then_some(FrameDraft { topic: self.topic, count: self.count, body: self.body })
+    }
+}
+
+/// A frame as the log gives it back.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameView<'a> {
+    pub lsn: Lsn,
+    pub topic: TopicNumber,
+    /// Offset of the first event; the rest follow on.
+    pub first: Offset,
+    pub count: u32,
+    /// Publish time.
+    pub time: Timestamp,
+    pub body: &'a [u8],
+}
+
+/// One event of a stored frame.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredEvent<'a> {
+    pub offset: Offset,
+    /// The match set's encoding, for [`MatchSet::decode`].
+    matched_and_event: &'a [u8],
+}
+
+impl<'a> FrameView<'a> {
+    /// The events in order. Stops early on a malformed body, which the frame's checksum rules out.
+    pub fn events(&self) -> impl Iterator<Item = StoredEvent<'a>> + use<'a> {
+        let mut rest = self.body;
+        let first = self.first.0;
+        (0..u64::from(self.count)).map_while(move |index| {
+            let bytes = varint::take_bytes(&mut rest)?;
+            Some(StoredEvent { offset: Offset(first + index), matched_and_event: bytes })
+        })
+    }
+}
+
+impl<'a> StoredEvent<'a> {
+    /// The subscriptions the event matched.
+    pub fn matched(&self) -> Option<MatchSet> {
+        let mut input = self.matched_and_event;
+        MatchSet::decode(&mut input)
+    }
+
+    /// The event's encoding, for [`Event::decode`]; its length is what a delivery weighs.
+    pub fn event_bytes(&self) -> Option<&'a [u8]> {
+        let mut input = self.matched_and_event;
+        MatchSet::skip(&mut input)?;
+        Some(input)
+    }
+}
