@@ -78,8 +78,12 @@ mod tests {
     use super::*;
 
     fn tokens() -> (LockTokens, LockToken) {
-        let token =
-            LockToken { subscription: SubscriptionNumber(7), offset: Offset(1 << 40), delivery: 3, nonce: 99 };
+        let token = LockToken {
+            subscription: SubscriptionNumber(7),
+            offset: Offset(1 << 40),
+            delivery: 3,
+            nonce: 99,
+        };
         (LockTokens::new(&[1; 32]), token)
     }
 

@@ -172,7 +172,9 @@ mod tests {
 
     #[test]
     fn the_ladders_are_the_documented_ones() {
-        for (attempt, seconds) in [(1, 10), (2, 30), (3, 60), (4, 300), (9, 21_600), (10, 43_200), (30, 43_200)] {
+        for (attempt, seconds) in
+            [(1, 10), (2, 30), (3, 60), (4, 300), (9, 21_600), (10, 43_200), (30, 43_200)]
+        {
             check(BASIC, answered(500, None), attempt, seconds);
         }
         for (attempt, seconds) in [(1, 10), (2, 20), (3, 30), (4, 240), (5, 300), (9, 300)] {

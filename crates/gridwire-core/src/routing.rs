@@ -192,11 +192,17 @@ pub struct RoutingTable {
 impl RoutingTable {
     /// The custom topics called `name` in any place: for host-name routing. More than one is ambiguous.
     pub fn topics_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Arc<TopicRoute>> + 'a {
-        self.topics.iter().filter(move |(place, _)| place.name.eq_ignore_ascii_case(name)).map(|(_, route)| route)
+        self.topics
+            .iter()
+            .filter(move |(place, _)| place.name.eq_ignore_ascii_case(name))
+            .map(|(_, route)| route)
     }
 
     /// The namespaces called `name` in any place.
-    pub fn namespaces_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Arc<NamespaceRoute>> + 'a {
+    pub fn namespaces_named<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<NamespaceRoute>> + 'a {
         self.namespaces
             .iter()
             .filter(move |(place, _)| place.name.eq_ignore_ascii_case(name))

@@ -54,7 +54,8 @@ impl std::ops::Add<Duration> for Timestamp {
 /// RFC 3339 in UTC with milliseconds: `2026-11-22T20:19:38.054Z`.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let instant = i64::try_from(self.0).ok().and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok());
+        let instant =
+            i64::try_from(self.0).ok().and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok());
         match instant {
             Some(instant) => write!(f, "{instant:.3}"),
             None => f.write_str("never"),

@@ -38,11 +38,7 @@ pub trait ResourceStore: Send + Sync + fmt::Debug + 'static {
     /// Every resource whose key begins with `prefix`, in order of key.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Resource>, ResourceError>>;
 
-    fn create<'a>(
-        &'a self,
-        key: &'a str,
-        value: Vec<u8>,
-    ) -> BoxFuture<'a, Result<Revision, ResourceError>>;
+    fn create<'a>(&'a self, key: &'a str, value: Vec<u8>) -> BoxFuture<'a, Result<Revision, ResourceError>>;
 
     /// Replaces the value if the resource still has the revision `expected`.
     fn update<'a>(
@@ -56,11 +52,8 @@ pub trait ResourceStore: Send + Sync + fmt::Debug + 'static {
     fn delete(&self, keys: Vec<String>) -> BoxFuture<'_, Result<(), ResourceError>>;
 
     /// Reserves the next `count` numbers of a sequence and returns the first. Never gives one twice.
-    fn next_numbers<'a>(
-        &'a self,
-        sequence: &'a str,
-        count: u32,
-    ) -> BoxFuture<'a, Result<u32, ResourceError>>;
+    fn next_numbers<'a>(&'a self, sequence: &'a str, count: u32)
+    -> BoxFuture<'a, Result<u32, ResourceError>>;
 
     /// A receiver that sees a new value after each write.
     fn watch(&self) -> tokio::sync::watch::Receiver<u64>;
