@@ -5,33 +5,8 @@ use std::fmt;
 use crate::event::{Event, InputSchema};
 use crate::ids::Slot;
 
-/// The subscriptions of a topic that an event matched: ascending slots.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MatchSet {
-    slots: Vec<u32>,
-}
-
-impl MatchSet {
-    pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
-    }
-    pub fn clear(&mut self) {
-        self.slots.clear();
-    }
-    pub fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
-        self.slots.iter().copied().map(Slot)
-    }
-    pub fn encode(&self, _out: &mut Vec<u8>) {
-        unimplemented!()
-    }
-    pub fn decode(_input: &mut &[u8]) -> Option<Self> {
-        unimplemented!()
-    }
-    pub fn skip(_input: &mut &[u8]) -> Option<()> {
-        unimplemented!()
-    }
-}
-
+mod match_set;
+pub use match_set::MatchSet;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FilterSpec {}
 

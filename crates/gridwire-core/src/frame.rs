@@ -87,6 +87,13 @@ impl<'a> StoredEvent<'a> {
         MatchSet::decode(&mut input)
     }
 
+    /// Both at once, without allocating: the match set into `matched`, the event's encoding returned.
+    pub fn split_into(&self, matched: &mut MatchSet) -> Option<&'a [u8]> {
+        let mut input = self.matched_and_event;
+        MatchSet::decode_into(&mut input, matched)?;
+        Some(input)
+    }
+
     /// The event's encoding, for [`Event::decode`]; its length is what a delivery weighs.
     pub fn event_bytes(&self) -> Option<&'a [u8]> {
         let mut input = self.matched_and_event;

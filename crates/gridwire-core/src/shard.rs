@@ -1,1 +1,512 @@
-//! stub
+//! The shard: one deterministic state machine between the log of events and the log of decisions.
+//!
+//! The cast: a **queue** for each event subscription ([`queue`]), its recorded **state** ([`state`]), and the
+//! **decisions** that change it ([`decision`]). The driver (in `gridwire-broker`) feeds inputs and time, takes
+//! an [`Output`], records its decisions as one group, and only then carries out its effects.
+//!
+//! The life of one event: its frame becomes durable and is shown by [`Shard::frame`]; each matched queue at
+//! the tail takes its position into the ready window. A receive leases it ([`Decision::Leased`]) or the queue
+//! starts an attempt ([`Effect::Attempt`]). An acknowledgement or a 200 settles it ([`Decision::Settled`]);
+//! a failure returns it for later ([`Decision::Returned`]); what is given up is condemned, written as a dead
+//! letter, and then settled. After a restart the recorded decisions are applied again ([`Shard::recover_part`],
+//! [`Shard::recover_decision`]) without asking `handle` anything, and each queue scans on from its floor.
+
+mod decision;
+mod queue;
+mod state;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+pub use decision::{DeadLetterReason, Decision, Held, Return, Settlement};
+pub use state::Totals;
+
+use crate::filter::MatchSet;
+use crate::frame::FrameView;
+use crate::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
+use crate::lock_token::LockToken;
+use crate::retry::Outcome;
+use crate::routing::QueuePolicy;
+use crate::time::Timestamp;
+use queue::Queue;
+use state::QueueState;
+
+/// Names a request that waits for its answer; ascending in order of arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReplyId(pub u64);
+
+/// An event's place in the log, with what a queue needs to know of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    pub offset: Offset,
+    pub time: Timestamp,
+    pub size: u32,
+}
+
+impl Position {
+    fn held(self, attempts: u32) -> Held {
+        Held { offset: self.offset, time: self.time, size: self.size, attempts }
+    }
+}
+
+/// A subscription that this shard shall serve.
+#[derive(Clone, Debug)]
+pub struct SubscribeInput {
+    pub number: SubscriptionNumber,
+    pub slot: Slot,
+    pub topic: TopicNumber,
+    pub policy: QueuePolicy,
+    /// The end of the topic's log now. Where a subscription without recorded state starts.
+    pub end: Offset,
+    /// The oldest retained offset: a recorded floor below it is raised.
+    pub start: Offset,
+}
+
+/// What a receiver wants done with the events it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SettleVerb {
+    Acknowledge,
+    Release { delay: Duration },
+    Reject,
+    RenewLock,
+}
+
+/// Everything that can happen to a shard, besides frames and recovery.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// Create the subscription, or change its policy.
+    Subscribe(SubscribeInput),
+    Unsubscribe {
+        subscription: SubscriptionNumber,
+    },
+    Receive {
+        subscription: SubscriptionNumber,
+        reply: ReplyId,
+        max: u32,
+        deadline: Timestamp,
+    },
+    /// The client hung up.
+    CancelReceive {
+        subscription: SubscriptionNumber,
+        reply: ReplyId,
+    },
+    Settle {
+        subscription: SubscriptionNumber,
+        reply: ReplyId,
+        verb: SettleVerb,
+        tokens: &'a [LockToken],
+    },
+    /// A push attempt ended. `jitter` is in `0.0..1.0`.
+    Attempted {
+        subscription: SubscriptionNumber,
+        offset: Offset,
+        id: u64,
+        outcome: Outcome,
+        jitter: f64,
+    },
+    /// The driver could not read the event's bytes.
+    Unreadable {
+        subscription: SubscriptionNumber,
+        offset: Offset,
+    },
+    DeadLetterWritten {
+        subscription: SubscriptionNumber,
+        offset: Offset,
+    },
+    DeadLetterFailed {
+        subscription: SubscriptionNumber,
+        offset: Offset,
+    },
+    /// The answer to [`Effect::Scan`].
+    Scanned {
+        subscription: SubscriptionNumber,
+        from: Offset,
+        matches: &'a [Position],
+        next: u64,
+    },
+    ScanFailed {
+        subscription: SubscriptionNumber,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// One event in an answer to receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeasedEvent {
+    pub offset: Offset,
+    /// 1 on the first delivery.
+    pub delivery: u32,
+    pub nonce: u64,
+}
+
+/// Why one lock token did not do what was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenError {
+    /// Its lock ran out, or its event is settled.
+    Lost,
+    /// An hour after the first lock it can no longer be renewed.
+    RenewedTooLong,
+}
+
+/// What a waiting request is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Possibly nothing, when the wait is over.
+    Received(Vec<LeasedEvent>),
+    /// One result for each token, in order.
+    Settled(Vec<Result<(), TokenError>>),
+    /// The subscription delivers by push.
+    NotPull,
+    /// There is no such subscription (any more).
+    Gone,
+    TooManyReceivers,
+}
+
+/// What the driver shall do once the decisions are recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Answer {
+        reply: ReplyId,
+        answer: Answer,
+    },
+    /// Post the event; report by [`Input::Attempted`]. `attempt` is 1 the first time.
+    Attempt {
+        subscription: SubscriptionNumber,
+        topic: TopicNumber,
+        offset: Offset,
+        attempt: u32,
+        id: u64,
+    },
+    /// Write the event's dead letter; report by [`Input::DeadLetterWritten`].
+    DeadLetter {
+        subscription: SubscriptionNumber,
+        topic: TopicNumber,
+        offset: Offset,
+        attempts: u32,
+        reason: DeadLetterReason,
+        status: Option<u16>,
+    },
+    /// Find the next matches; report by [`Input::Scanned`].
+    Scan {
+        subscription: SubscriptionNumber,
+        topic: TopicNumber,
+        slot: Slot,
+        from: Offset,
+        max: usize,
+    },
+}
+
+/// What came of the inputs handled since it was last empty.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// To be recorded first, as one group.
+    pub decisions: Vec<Decision>,
+    /// To be carried out after that, in order.
+    pub effects: Vec<Effect>,
+}
+
+impl Output {
+    pub fn is_empty(&self) -> bool {
+        self.decisions.is_empty() && self.effects.is_empty()
+    }
+
+    /// Appends a decision; settlements of one subscription that follow each other become one record.
+    fn record(&mut self, decision: Decision) {
+        if let Decision::Settled { subscription, how, offsets, .. } = &decision
+            && let Some(Decision::Settled { subscription: last, how: same, offsets: list, .. }) =
+                self.decisions.last_mut()
+            && last == subscription
+            && same == how
+        {
+            // The earlier, lower floor stays: it still holds.
+            list.extend_from_slice(offsets);
+            return;
+        }
+        self.decisions.push(decision);
+    }
+}
+
+/// How one subscription is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueStatus {
+    pub subscription: SubscriptionNumber,
+    pub topic: TopicNumber,
+    pub totals: Totals,
+    /// Every matching offset below is settled.
+    pub floor: Offset,
+    /// The end of the topic.
+    pub end: Offset,
+    /// Known to be waiting, locked, in flight or in trouble; more may lie behind the cursor.
+    pub pending: usize,
+    pub behind: bool,
+}
+
+#[derive(Debug, Default)]
+struct Topic {
+    tail: u64,
+    /// Subscriptions by slot; `None` where it is gone.
+    slots: HashMap<Slot, SubscriptionNumber>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Shard {
+    topics: HashMap<TopicNumber, Topic>,
+    queues: BTreeMap<SubscriptionNumber, Queue>,
+    timers: BTreeSet<(Timestamp, SubscriptionNumber)>,
+    /// State that recovery found, until its subscription is told of.
+    recovered: BTreeMap<SubscriptionNumber, QueueState>,
+    scratch: MatchSet,
+}
+
+impl Shard {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    // ---- recovery ---------------------------------------------------------------------------------
+
+    /// A subscription's entry of the snapshot. `false` when the bytes are not one.
+    pub fn recover_part(&mut self, subscription: SubscriptionNumber, bytes: &[u8]) -> bool {
+        let Some(state) = QueueState::decode(bytes) else { return false };
+        self.recovered.insert(subscription, state);
+        true
+    }
+
+    /// A decision recorded since the snapshot.
+    pub fn recover_decision(&mut self, decision: &Decision) {
+        let subscription = decision.subscription();
+        if matches!(decision, Decision::Gone { .. }) {
+            self.recovered.remove(&subscription);
+        } else {
+            self.recovered.entry(subscription).or_default().apply(decision);
+        }
+    }
+
+    /// Forgets recovered state that no subscription claimed: its subscription was removed.
+    pub fn forget_unclaimed(&mut self) {
+        self.recovered.clear();
+    }
+
+    // ---- running ----------------------------------------------------------------------------------
+
+    /// A durable frame, in log order. Frames of topics that the shard does not know are skipped.
+    pub fn frame(
+        &mut self,
+        frame: &FrameView<'_>,
+        now: Timestamp,
+        seed: &mut dyn FnMut() -> u64,
+        out: &mut Output,
+    ) {
+        let Some(topic) = self.topics.get_mut(&frame.topic) else { return };
+        let seen = topic.tail;
+        let mut touched: Vec<SubscriptionNumber> = Vec::new();
+        let mut matched = std::mem::take(&mut self.scratch);
+        for event in frame.events() {
+            if event.offset.0 < seen {
+                continue;
+            }
+            let Some(bytes) = event.split_into(&mut matched) else { continue };
+            let size = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            let position = Position { offset: event.offset, time: frame.time, size };
+            for slot in matched.iter() {
+                let Some(number) = topic.slots.get(&slot) else { continue };
+                let Some(queue) = self.queues.get_mut(number) else { continue };
+                queue.offer(position);
+                touched.push(*number);
+            }
+        }
+        topic.tail = seen.max(frame.first.0 + u64::from(frame.count));
+        self.scratch = matched;
+        touched.sort_unstable();
+        touched.dedup();
+        for number in touched {
+            self.pump(number, now, seed, out);
+        }
+    }
+
+    /// Handles one input. `seed` gives random numbers for lease nonces.
+    pub fn handle(
+        &mut self,
+        input: Input<'_>,
+        now: Timestamp,
+        seed: &mut dyn FnMut() -> u64,
+        out: &mut Output,
+    ) {
+        let number = match input {
+            Input::Subscribe(input) => self.subscribe(input, now, out),
+            Input::Unsubscribe { subscription } => {
+                self.unsubscribe(subscription, out);
+                return;
+            }
+            Input::Tick => {
+                let last = (now, SubscriptionNumber(u32::MAX));
+                let due: Vec<_> = self.timers.range(..=last).map(|&(_, number)| number).collect();
+                for number in due {
+                    self.pump(number, now, seed, out);
+                }
+                return;
+            }
+            Input::Receive { subscription, reply, max, deadline } => {
+                let Some(queue) = self.queues.get_mut(&subscription) else {
+                    out.effects.push(Effect::Answer { reply, answer: Answer::Gone });
+                    return;
+                };
+                queue.receive(reply, max, deadline, out);
+                subscription
+            }
+            Input::Settle { subscription, reply, verb, tokens } => {
+                let Some((queue, tail)) = self.queue(subscription) else {
+                    out.effects.push(Effect::Answer { reply, answer: Answer::Gone });
+                    return;
+                };
+                queue.settle(reply, verb, tokens, tail, now, out);
+                subscription
+            }
+            Input::CancelReceive { subscription, reply } => {
+                let Some((queue, _)) = self.queue(subscription) else { return };
+                queue.cancel_receive(reply);
+                subscription
+            }
+            Input::Attempted { subscription, offset, id, outcome, jitter } => {
+                let Some((queue, tail)) = self.queue(subscription) else { return };
+                queue.attempted(offset, id, outcome, jitter, tail, now, out);
+                subscription
+            }
+            Input::Unreadable { subscription, offset } => {
+                let Some((queue, tail)) = self.queue(subscription) else { return };
+                queue.unreadable(offset, tail, out);
+                subscription
+            }
+            Input::DeadLetterWritten { subscription, offset } => {
+                let Some((queue, tail)) = self.queue(subscription) else { return };
+                queue.dead_letter_written(offset, tail, out);
+                subscription
+            }
+            Input::DeadLetterFailed { subscription, offset } => {
+                let Some((queue, tail)) = self.queue(subscription) else { return };
+                queue.dead_letter_failed(offset, tail, now, out);
+                subscription
+            }
+            Input::Scanned { subscription, from, matches, next } => {
+                let Some((queue, tail)) = self.queue(subscription) else { return };
+                queue.scanned(from.0, matches, next, tail);
+                subscription
+            }
+            Input::ScanFailed { subscription } => {
+                let Some((queue, _)) = self.queue(subscription) else { return };
+                queue.scan_failed();
+                subscription
+            }
+        };
+        self.pump(number, now, seed, out);
+    }
+
+    /// When [`Input::Tick`] is needed next; [`Timestamp::MAX`] for never.
+    pub fn next_due(&self) -> Timestamp {
+        self.timers.first().map_or(Timestamp::MAX, |&(due, _)| due)
+    }
+
+    pub fn subscriptions(&self) -> impl Iterator<Item = SubscriptionNumber> + '_ {
+        self.queues.keys().copied()
+    }
+
+    /// The subscription's entry for a snapshot, as of now. Taken only when every decision is recorded.
+    pub fn snapshot(&self, subscription: SubscriptionNumber) -> Option<Vec<u8>> {
+        let queue = self.queues.get(&subscription)?;
+        let mut state = queue.state.clone();
+        state.raise_floor(queue.floor(self.tail(queue.topic)));
+        Some(state.encode())
+    }
+
+    pub fn status(&self) -> Vec<QueueStatus> {
+        let status = |queue: &Queue| {
+            let tail = self.tail(queue.topic);
+            QueueStatus {
+                subscription: queue.number,
+                topic: queue.topic,
+                totals: queue.state.totals,
+                floor: Offset(queue.floor(tail)),
+                end: Offset(tail),
+                pending: queue.pending(),
+                behind: queue.is_behind(),
+            }
+        };
+        self.queues.values().map(status).collect()
+    }
+
+    fn tail(&self, topic: TopicNumber) -> u64 {
+        self.topics.get(&topic).map_or(0, |topic| topic.tail)
+    }
+
+    fn queue(&mut self, subscription: SubscriptionNumber) -> Option<(&mut Queue, u64)> {
+        let queue = self.queues.get_mut(&subscription)?;
+        let tail = self.topics.get(&queue.topic).map_or(0, |topic| topic.tail);
+        Some((queue, tail))
+    }
+
+    fn subscribe(&mut self, input: SubscribeInput, now: Timestamp, out: &mut Output) -> SubscriptionNumber {
+        let number = input.number;
+        if let Some(queue) = self.queues.get_mut(&number) {
+            queue.configure(input.policy, now, out);
+            return number;
+        }
+        let topic =
+            self.topics.entry(input.topic).or_insert_with(|| Topic { tail: input.end.0, ..Topic::default() });
+        topic.slots.insert(input.slot, number);
+        let state = match self.recovered.remove(&number) {
+            Some(mut state) => {
+                state.raise_floor(input.start.0);
+                state
+            }
+            None => {
+                let decision = Decision::Reset { subscription: number, floor: input.end };
+                let mut state = QueueState::default();
+                state.apply(&decision);
+                out.record(decision);
+                state
+            }
+        };
+        let tail = topic.tail;
+        self.queues.insert(number, Queue::new(input, state, tail));
+        number
+    }
+
+    fn unsubscribe(&mut self, subscription: SubscriptionNumber, out: &mut Output) {
+        let Some(mut queue) = self.queues.remove(&subscription) else { return };
+        self.timers.remove(&(queue.timer, subscription));
+        queue.end(out);
+        out.record(Decision::Gone { subscription });
+        if let Some(topic) = self.topics.get_mut(&queue.topic) {
+            topic.slots.retain(|_, number| *number != subscription);
+            // The tail is told again when the topic gets its next subscription.
+            if topic.slots.is_empty() {
+                self.topics.remove(&queue.topic);
+            }
+        }
+    }
+
+    fn pump(
+        &mut self,
+        number: SubscriptionNumber,
+        now: Timestamp,
+        seed: &mut dyn FnMut() -> u64,
+        out: &mut Output,
+    ) {
+        let Some(queue) = self.queues.get_mut(&number) else { return };
+        let tail = self.topics.get(&queue.topic).map_or(0, |topic| topic.tail);
+        queue.pump(tail, now, seed, out);
+        let due = queue.next_due();
+        if due != queue.timer {
+            self.timers.remove(&(queue.timer, number));
+            queue.timer = due;
+            if due != Timestamp::MAX {
+                self.timers.insert((due, number));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,638 @@
+//! One subscription's queue: its recorded state, and what can be worked out again from the log.
+//!
+//! A queue is a cursor over its topic's log. Offsets come to it in log order, at the tail from each new
+//! frame, behind it by scans that the driver answers, and wait in a short `ready` window. From there each is
+//! delivered: locked for a receiver, or posted. What is released or failed waits in the trouble map until it
+//! is due; what is given up waits there until its dead letter is written. Every recorded change goes through
+//! [`QueueState::apply`] and no other way.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::decision::{DeadLetterReason, Decision, Held, Return, Settlement, status_of};
+use super::state::{QueueState, nonce};
+use super::{Answer, Effect, LeasedEvent, Output, Position, ReplyId, SettleVerb, SubscribeInput, TokenError};
+use crate::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
+use crate::limits;
+use crate::lock_token::LockToken;
+use crate::retry::{Outcome, Tier, Verdict};
+use crate::routing::{DeliveryMode, QueuePolicy};
+use crate::time::Timestamp;
+
+/// Attempts of one push subscription at once. Twice the connections to its endpoint, so that the next
+/// attempt is always at hand, and no more, because a crash repeats those in flight.
+const ATTEMPTS_IN_FLIGHT_MAX: usize = 64;
+/// Dead letters of one subscription being written at once.
+const DEAD_LETTERS_IN_FLIGHT_MAX: usize = 16;
+/// Waits between tries to write a dead letter; the last repeats (`push-delivery` contract, section 9).
+const DEAD_LETTER_WAITS: [u64; 3] = [10, 60, 300];
+/// How long a dead-letter destination may be down before its events are dropped, by tier (same section).
+const DEAD_LETTER_PATIENCE_BASIC: Duration = Duration::from_secs(4 * 3600);
+const DEAD_LETTER_PATIENCE_NAMESPACE: Duration = Duration::from_secs(2 * 24 * 3600);
+
+/// A push attempt in flight; not recorded, so a crash repeats it, uncounted.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    held: Held,
+    id: u64,
+}
+
+/// A receive that waits for events.
+#[derive(Clone, Copy, Debug)]
+struct Receiver {
+    max: u32,
+    deadline: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cursor {
+    /// Every new frame of the topic is offered as it comes.
+    Tail,
+    /// Offsets from here on must be scanned for.
+    Behind(u64),
+}
+
+#[derive(Debug)]
+pub(super) struct Queue {
+    pub(super) number: SubscriptionNumber,
+    pub(super) topic: TopicNumber,
+    slot: Slot,
+    policy: QueuePolicy,
+    pub(super) state: QueueState,
+    /// Offsets never delivered yet, ascending.
+    ready: VecDeque<Position>,
+    cursor: Cursor,
+    scanning: bool,
+    /// Troubled events whose time has come, by offset: the oldest first.
+    again: BTreeSet<u64>,
+    in_flight: BTreeMap<u64, InFlight>,
+    receivers: BTreeMap<ReplyId, Receiver>,
+    receiver_deadlines: BTreeSet<(Timestamp, ReplyId)>,
+    /// Condemned events whose dead letter should be written at that time, with failed tries so far.
+    letters: BTreeMap<(Timestamp, u64), usize>,
+    letters_in_flight: BTreeMap<u64, usize>,
+    attempt_ids: u64,
+    /// Where this queue stands in the shard's timers.
+    pub(super) timer: Timestamp,
+}
+
+impl Queue {
+    /// `state` is fresh or recovered; `tail` is the end of the topic as the shard knows it.
+    pub(super) fn new(input: SubscribeInput, state: QueueState, tail: u64) -> Self {
+        let cursor = if state.floor >= tail { Cursor::Tail } else { Cursor::Behind(state.floor) };
+        let letters =
+            state.trouble.values().filter_map(|trouble| Some((trouble.condemned?.0, trouble.held.offset.0)));
+        Self {
+            letters: letters.map(|place| (place, 0)).collect(),
+            number: input.number,
+            topic: input.topic,
+            slot: input.slot,
+            policy: input.policy,
+            state,
+            ready: VecDeque::new(),
+            cursor,
+            scanning: false,
+            again: BTreeSet::new(),
+            in_flight: BTreeMap::new(),
+            receivers: BTreeMap::new(),
+            receiver_deadlines: BTreeSet::new(),
+            letters_in_flight: BTreeMap::new(),
+            attempt_ids: 0,
+            timer: Timestamp::MAX,
+        }
+    }
+
+    /// Every matching offset below is settled. `tail` is the end of the topic.
+    pub(super) fn floor(&self, tail: u64) -> u64 {
+        let cursor = match self.cursor {
+            Cursor::Tail => tail,
+            Cursor::Behind(from) => from,
+        };
+        [
+            self.ready.front().map(|position| position.offset.0),
+            self.in_flight.keys().next().copied(),
+            self.state.leases.keys().next().copied(),
+            self.state.trouble.keys().next().copied(),
+        ]
+        .into_iter()
+        .flatten()
+        .fold(cursor, u64::min)
+        .max(self.state.floor)
+    }
+
+    /// Events that wait, are locked, in flight or in trouble, as far as they are known without a scan.
+    pub(super) fn pending(&self) -> usize {
+        self.ready.len() + self.in_flight.len() + self.state.leases.len() + self.state.trouble.len()
+    }
+
+    pub(super) fn is_behind(&self) -> bool {
+        self.cursor != Cursor::Tail
+    }
+
+    pub(super) fn configure(&mut self, policy: QueuePolicy, now: Timestamp, out: &mut Output) {
+        let changed_mode = std::mem::discriminant(&self.policy.mode) != std::mem::discriminant(&policy.mode);
+        self.policy = policy;
+        if changed_mode {
+            let locked: Vec<Held> = self.state.leases.values().map(|lease| lease.held).collect();
+            for held in locked {
+                self.give_back(held, now, Return::Released, None, out);
+            }
+            for (reply, _) in std::mem::take(&mut self.receivers) {
+                out.effects.push(Effect::Answer { reply, answer: Answer::Gone });
+            }
+            self.receiver_deadlines.clear();
+        }
+    }
+
+    /// The subscription is removed: whoever waits is told.
+    pub(super) fn end(&mut self, out: &mut Output) {
+        for (reply, _) in std::mem::take(&mut self.receivers) {
+            out.effects.push(Effect::Answer { reply, answer: Answer::Gone });
+        }
+    }
+
+    // ---- new events -------------------------------------------------------------------------------
+
+    /// A new event of the topic matched. Ignored while behind: a scan will find it.
+    pub(super) fn offer(&mut self, position: Position) {
+        if self.cursor != Cursor::Tail {
+            return;
+        }
+        if self.ready.len() >= limits::READY_MAX {
+            self.cursor = Cursor::Behind(position.offset.0);
+            return;
+        }
+        self.ready.push_back(position);
+    }
+
+    /// The driver's answer to [`Effect::Scan`]: everything that matched in `from..next`.
+    pub(super) fn scanned(&mut self, from: u64, matches: &[Position], next: u64, tail: u64) {
+        self.scanning = false;
+        if self.cursor != Cursor::Behind(from) {
+            return; // Reset meanwhile.
+        }
+        // What the shard has not seen as a frame yet will come as one.
+        let next = next.min(tail);
+        let new = matches.iter().filter(|position| position.offset.0 < next);
+        self.ready.extend(new.filter(|position| !self.state.knows(position.offset.0)));
+        self.cursor = if next >= tail { Cursor::Tail } else { Cursor::Behind(next) };
+    }
+
+    /// The driver could not scan; it will be asked again.
+    pub(super) fn scan_failed(&mut self) {
+        self.scanning = false;
+    }
+
+    // ---- requests ---------------------------------------------------------------------------------
+
+    pub(super) fn receive(&mut self, reply: ReplyId, max: u32, deadline: Timestamp, out: &mut Output) {
+        if matches!(self.policy.mode, DeliveryMode::Push { .. }) {
+            out.effects.push(Effect::Answer { reply, answer: Answer::NotPull });
+        } else if self.receivers.len() >= limits::RECEIVERS_WAITING_MAX {
+            out.effects.push(Effect::Answer { reply, answer: Answer::TooManyReceivers });
+        } else {
+            self.receivers.insert(reply, Receiver { max, deadline });
+            self.receiver_deadlines.insert((deadline, reply));
+        }
+    }
+
+    /// The client hung up before it was answered.
+    pub(super) fn cancel_receive(&mut self, reply: ReplyId) {
+        if let Some(receiver) = self.receivers.remove(&reply) {
+            self.receiver_deadlines.remove(&(receiver.deadline, reply));
+        }
+    }
+
+    /// Settles or renews by lock tokens; each token gets its own result.
+    pub(super) fn settle(
+        &mut self,
+        reply: ReplyId,
+        verb: SettleVerb,
+        tokens: &[LockToken],
+        tail: u64,
+        now: Timestamp,
+        out: &mut Output,
+    ) {
+        let DeliveryMode::Pull { lock } = self.policy.mode else {
+            out.effects.push(Effect::Answer { reply, answer: Answer::NotPull });
+            return;
+        };
+        let mut results = Vec::with_capacity(tokens.len());
+        let mut together = Vec::new();
+        for token in tokens {
+            let held = match self.holder(token, now) {
+                // The same token twice in one request: the first use settles it.
+                Ok(_) if together.contains(&token.offset) && verb != SettleVerb::RenewLock => {
+                    results.push(Err(TokenError::Lost));
+                    continue;
+                }
+                Ok(held) => held,
+                Err(error) => {
+                    results.push(Err(error));
+                    continue;
+                }
+            };
+            match verb {
+                SettleVerb::Acknowledge => together.push(token.offset),
+                SettleVerb::RenewLock => {
+                    let first = self.state.leases[&token.offset.0].first_granted;
+                    if now > first + limits::LOCK_RENEWAL_WINDOW {
+                        results.push(Err(TokenError::RenewedTooLong));
+                        continue;
+                    }
+                    together.push(token.offset);
+                }
+                SettleVerb::Release { delay } => {
+                    if held.attempts >= self.policy.attempts_max {
+                        self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, None, tail, now, out);
+                    } else {
+                        let due = crate::retry::next_look(now, delay, self.end_of(&held));
+                        self.give_back(held, due, Return::Released, None, out);
+                    }
+                }
+                SettleVerb::Reject => self.give_up(held, DeadLetterReason::Rejected, None, tail, now, out),
+            }
+            results.push(Ok(()));
+        }
+        if !together.is_empty() {
+            together.sort_unstable();
+            together.dedup();
+            let subscription = self.number;
+            let decision = if verb == SettleVerb::RenewLock {
+                Decision::Renewed { subscription, deadline: now + lock, offsets: together }
+            } else {
+                let floor = Offset(self.floor(tail));
+                Decision::Settled { subscription, how: Settlement::Delivered, floor, offsets: together }
+            };
+            self.record(decision, out);
+        }
+        out.effects.push(Effect::Answer { reply, answer: Answer::Settled(results) });
+    }
+
+    /// The current lease that `token` belongs to.
+    fn holder(&self, token: &LockToken, now: Timestamp) -> Result<Held, TokenError> {
+        let lease = self.state.leases.get(&token.offset.0).ok_or(TokenError::Lost)?;
+        let current = lease.nonce == token.nonce && lease.held.attempts == token.delivery;
+        if current && now < lease.deadline { Ok(lease.held) } else { Err(TokenError::Lost) }
+    }
+
+    // ---- push outcomes and dead letters -----------------------------------------------------------
+
+    pub(super) fn attempted(
+        &mut self,
+        offset: Offset,
+        id: u64,
+        outcome: Outcome,
+        jitter: f64,
+        tail: u64,
+        now: Timestamp,
+        out: &mut Output,
+    ) {
+        let Some(in_flight) = self.in_flight.get(&offset.0).copied().filter(|flight| flight.id == id) else {
+            return; // From before a reset.
+        };
+        self.in_flight.remove(&offset.0);
+        let held = in_flight.held;
+        let status = status_of(outcome);
+        let verdict = match self.policy.mode {
+            DeliveryMode::Push { retry } => retry.after(outcome, held.attempts, jitter),
+            // The subscription became a pull subscription while the attempt was in flight.
+            DeliveryMode::Pull { .. } if outcome == Outcome::Accepted => Verdict::Delivered,
+            DeliveryMode::Pull { .. } => Verdict::RetryAfter(Duration::ZERO),
+        };
+        match verdict {
+            Verdict::Delivered => self.settled_one(Settlement::Delivered, offset, tail, out),
+            Verdict::Undeliverable => {
+                self.give_up(held, DeadLetterReason::Undeliverable, status, tail, now, out);
+            }
+            Verdict::RetryAfter(_) if held.attempts >= self.policy.attempts_max => {
+                self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, status, tail, now, out);
+            }
+            Verdict::RetryAfter(wait) => {
+                let due = crate::retry::next_look(now, wait, self.end_of(&held));
+                self.give_back(held, due, Return::Failed, status, out);
+            }
+        }
+    }
+
+    /// The event's bytes are not to be had: damaged or no longer retained. It can't be delivered any more.
+    pub(super) fn unreadable(&mut self, offset: Offset, tail: u64, out: &mut Output) {
+        self.in_flight.remove(&offset.0);
+        self.letters_in_flight.remove(&offset.0);
+        self.settled_one(Settlement::Damaged, offset, tail, out);
+    }
+
+    pub(super) fn dead_letter_written(&mut self, offset: Offset, tail: u64, out: &mut Output) {
+        if self.letters_in_flight.remove(&offset.0).is_some() {
+            self.settled_one(Settlement::DeadLettered, offset, tail, out);
+        }
+    }
+
+    pub(super) fn dead_letter_failed(&mut self, offset: Offset, tail: u64, now: Timestamp, out: &mut Output) {
+        let Some(tries) = self.letters_in_flight.remove(&offset.0) else { return };
+        let Some(trouble) = self.state.trouble.get(&offset.0) else { return };
+        let since = trouble.condemned.map_or(now, |(since, _)| since);
+        if now.since(since) > self.dead_letter_patience() {
+            self.settled_one(Settlement::DeadLetterFailed, offset, tail, out);
+            return;
+        }
+        let wait = DEAD_LETTER_WAITS[tries.min(DEAD_LETTER_WAITS.len() - 1)];
+        self.letters.insert((now + Duration::from_secs(wait), offset.0), tries + 1);
+    }
+
+    fn dead_letter_patience(&self) -> Duration {
+        match self.policy.mode {
+            DeliveryMode::Push { retry } if retry.tier == Tier::Basic => DEAD_LETTER_PATIENCE_BASIC,
+            _ => DEAD_LETTER_PATIENCE_NAMESPACE,
+        }
+    }
+
+    // ---- moving on --------------------------------------------------------------------------------
+
+    /// Does everything that is due or possible now; called after every input that touched the queue.
+    pub(super) fn pump(
+        &mut self,
+        tail: u64,
+        now: Timestamp,
+        seed: &mut dyn FnMut() -> u64,
+        out: &mut Output,
+    ) {
+        self.expire_locks(tail, now, out);
+        while let Some(&(due, offset)) = self.state.due.first() {
+            if due > now {
+                break;
+            }
+            self.state.due.pop_first();
+            self.again.insert(offset);
+        }
+        self.expire_events(tail, now, out);
+        match self.policy.mode {
+            DeliveryMode::Pull { lock } => self.serve_receivers(lock, tail, now, seed, out),
+            DeliveryMode::Push { .. } => self.start_attempts(tail, now, out),
+        }
+        self.write_dead_letters(now, out);
+        self.scan_if_low(out);
+    }
+
+    /// When the queue must be looked at again if nothing else happens.
+    pub(super) fn next_due(&self) -> Timestamp {
+        let oldest_again = self.again.first().and_then(|offset| self.state.trouble.get(offset));
+        [
+            self.state.deadlines.first().map(|&(deadline, _)| deadline),
+            self.state.due.first().map(|&(due, _)| due),
+            self.receiver_deadlines.first().map(|&(deadline, _)| deadline),
+            oldest_again.map(|trouble| self.end_of(&trouble.held)),
+            self.ready.front().map(|position| position.time + self.policy.time_to_live),
+            self.letters
+                .first_key_value()
+                .filter(|_| self.letters_in_flight.len() < DEAD_LETTERS_IN_FLIGHT_MAX)
+                .map(|(&(due, _), _)| due),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(Timestamp::MAX)
+    }
+
+    fn expire_locks(&mut self, tail: u64, now: Timestamp, out: &mut Output) {
+        while let Some(&(deadline, offset)) = self.state.deadlines.first() {
+            if deadline > now {
+                break;
+            }
+            let held = self.state.leases[&offset].held;
+            if held.attempts >= self.policy.attempts_max {
+                self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, None, tail, now, out);
+            } else {
+                self.give_back(held, now, Return::LockExpired, None, out);
+            }
+        }
+    }
+
+    /// Gives up what has outlived its time to live, the oldest first. Times never decrease with offsets.
+    fn expire_events(&mut self, tail: u64, now: Timestamp, out: &mut Output) {
+        while let Some(&offset) = self.again.first() {
+            let trouble = self.state.trouble[&offset];
+            if self.end_of(&trouble.held) > now {
+                break;
+            }
+            self.give_up(trouble.held, DeadLetterReason::TimeToLive, trouble.status, tail, now, out);
+        }
+        while let Some(&position) = self.ready.front() {
+            if position.time + self.policy.time_to_live > now {
+                break;
+            }
+            // First popped, so that the recorded floor may pass it only with the decision that settles it.
+            let held = position.held(0);
+            let floor = self.floor(tail);
+            self.ready.pop_front();
+            self.give_up_at(held, DeadLetterReason::TimeToLive, None, floor, now, out);
+        }
+    }
+
+    fn serve_receivers(
+        &mut self,
+        lock: Duration,
+        tail: u64,
+        now: Timestamp,
+        seed: &mut dyn FnMut() -> u64,
+        out: &mut Output,
+    ) {
+        while let Some((&reply, &receiver)) = self.receivers.first_key_value() {
+            let events = self.take_for_lease(receiver.max, tail, now, out);
+            if events.is_empty() {
+                break;
+            }
+            self.cancel_receive(reply);
+            let seed = seed();
+            let leased = events
+                .iter()
+                .map(|held| LeasedEvent {
+                    offset: held.offset,
+                    delivery: held.attempts,
+                    nonce: nonce(seed, held.offset),
+                })
+                .collect();
+            let decision = Decision::Leased {
+                subscription: self.number,
+                seed,
+                granted: now,
+                deadline: now + lock,
+                events,
+            };
+            self.record(decision, out);
+            out.effects.push(Effect::Answer { reply, answer: Answer::Received(leased) });
+        }
+        while let Some(&(deadline, reply)) = self.receiver_deadlines.first() {
+            if deadline > now {
+                break;
+            }
+            self.cancel_receive(reply);
+            out.effects.push(Effect::Answer { reply, answer: Answer::Received(Vec::new()) });
+        }
+    }
+
+    /// The next events for one receiver, within the bounds of an answer.
+    fn take_for_lease(&mut self, max: u32, tail: u64, now: Timestamp, out: &mut Output) -> Vec<Held> {
+        let mut events: Vec<Held> = Vec::new();
+        let mut bytes = 0u64;
+        while events.len() < max as usize && self.state.leases.len() + events.len() < limits::LEASES_MAX {
+            let next = self.peek_next();
+            let Some(held) = next else { break };
+            if !events.is_empty() && bytes + u64::from(held.size) > limits::RECEIVE_ANSWER_BYTES_MAX {
+                break;
+            }
+            if held.attempts > self.policy.attempts_max {
+                // The policy was lowered since.
+                self.take_next();
+                self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, None, tail, now, out);
+                continue;
+            }
+            self.take_next();
+            bytes += u64::from(held.size);
+            events.push(held);
+        }
+        events
+    }
+
+    fn start_attempts(&mut self, tail: u64, now: Timestamp, out: &mut Output) {
+        while self.in_flight.len() < ATTEMPTS_IN_FLIGHT_MAX {
+            let Some(held) = self.peek_next() else { break };
+            self.take_next();
+            if held.attempts > self.policy.attempts_max {
+                self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, None, tail, now, out);
+                continue;
+            }
+            self.attempt_ids += 1;
+            let id = self.attempt_ids;
+            self.in_flight.insert(held.offset.0, InFlight { held, id });
+            out.effects.push(Effect::Attempt {
+                subscription: self.number,
+                topic: self.topic,
+                offset: held.offset,
+                attempt: held.attempts,
+                id,
+            });
+        }
+    }
+
+    /// What would be delivered next, already counted as its next delivery: first what comes back.
+    fn peek_next(&self) -> Option<Held> {
+        if let Some(offset) = self.again.first() {
+            let held = self.state.trouble[offset].held;
+            return Some(Held { attempts: held.attempts + 1, ..held });
+        }
+        // New events wait while too many are in trouble; the rest of the backlog stays a cursor.
+        if self.state.trouble.len() >= limits::TROUBLE_MAX {
+            return None;
+        }
+        self.ready.front().map(|position| position.held(1))
+    }
+
+    fn take_next(&mut self) {
+        // A troubled event stays in the trouble map until a decision moves it.
+        if self.again.pop_first().is_none() {
+            self.ready.pop_front();
+        }
+    }
+
+    fn write_dead_letters(&mut self, now: Timestamp, out: &mut Output) {
+        while self.letters_in_flight.len() < DEAD_LETTERS_IN_FLIGHT_MAX {
+            let Some((&(due, offset), &tries)) = self.letters.first_key_value() else { break };
+            if due > now {
+                break;
+            }
+            self.letters.pop_first();
+            let Some(trouble) = self.state.trouble.get(&offset) else { continue };
+            let Some((_, reason)) = trouble.condemned else { continue };
+            self.letters_in_flight.insert(offset, tries);
+            out.effects.push(Effect::DeadLetter {
+                subscription: self.number,
+                topic: self.topic,
+                offset: Offset(offset),
+                attempts: trouble.held.attempts,
+                reason,
+                status: trouble.status,
+            });
+        }
+    }
+
+    fn scan_if_low(&mut self, out: &mut Output) {
+        let Cursor::Behind(from) = self.cursor else { return };
+        if self.scanning || self.ready.len() > limits::READY_MAX / 2 {
+            return;
+        }
+        self.scanning = true;
+        out.effects.push(Effect::Scan {
+            subscription: self.number,
+            topic: self.topic,
+            slot: self.slot,
+            from: Offset(from),
+            max: limits::READY_MAX - self.ready.len(),
+        });
+    }
+
+    // ---- decisions --------------------------------------------------------------------------------
+
+    /// The end of an event's life.
+    fn end_of(&self, held: &Held) -> Timestamp {
+        held.time + self.policy.time_to_live
+    }
+
+    fn give_back(
+        &mut self,
+        held: Held,
+        due: Timestamp,
+        reason: Return,
+        status: Option<u16>,
+        out: &mut Output,
+    ) {
+        let decision = Decision::Returned { subscription: self.number, held, due, reason, status };
+        self.record(decision, out);
+    }
+
+    fn give_up(
+        &mut self,
+        held: Held,
+        reason: DeadLetterReason,
+        status: Option<u16>,
+        tail: u64,
+        now: Timestamp,
+        out: &mut Output,
+    ) {
+        let floor = self.floor(tail).min(held.offset.0);
+        self.give_up_at(held, reason, status, floor, now, out);
+    }
+
+    fn give_up_at(
+        &mut self,
+        held: Held,
+        reason: DeadLetterReason,
+        status: Option<u16>,
+        floor: u64,
+        now: Timestamp,
+        out: &mut Output,
+    ) {
+        self.again.remove(&held.offset.0);
+        let subscription = self.number;
+        if self.policy.dead_letter {
+            self.record(Decision::Condemned { subscription, held, since: now, reason, status }, out);
+            self.letters.insert((now, held.offset.0), 0);
+        } else {
+            let how = Settlement::Dropped(reason);
+            let floor = Offset(floor);
+            self.record(Decision::Settled { subscription, how, floor, offsets: vec![held.offset] }, out);
+        }
+    }
+
+    fn settled_one(&mut self, how: Settlement, offset: Offset, tail: u64, out: &mut Output) {
+        let floor = Offset(self.floor(tail).min(offset.0));
+        self.again.remove(&offset.0);
+        self.record(Decision::Settled { subscription: self.number, how, floor, offsets: vec![offset] }, out);
+    }
+
+    /// The only way a decision is made: applied here, written by the driver before any effect leaves.
+    fn record(&mut self, decision: Decision, out: &mut Output) {
+        self.state.apply(&decision);
+        out.record(decision);
+    }
+}

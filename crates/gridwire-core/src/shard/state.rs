@@ -1,0 +1,316 @@
+//! What is remembered of one subscription across a restart. Changes only in [`QueueState::apply`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use roaring::RoaringTreemap;
+
+use super::decision::{DeadLetterReason, Decision, Held, Return, Settlement, take_status, take_time};
+use crate::ids::Offset;
+use crate::time::Timestamp;
+use crate::varint::{put, put_bytes, take, take_bytes};
+
+/// Counters of one subscription since it was created.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub delivered: u64,
+    pub dead_lettered: u64,
+    /// Ended by time to live with no dead-letter destination.
+    pub expired: u64,
+    /// Given up for any other reason with no dead letter.
+    pub dropped: u64,
+    /// Attempts that failed, locks that ran out, events that were released.
+    pub returned: u64,
+}
+
+/// A pull receiver's hold on an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lease {
+    pub held: Held,
+    pub nonce: u64,
+    pub first_granted: Timestamp,
+    pub deadline: Timestamp,
+}
+
+/// An event that was delivered at least once and is not settled, or is given up but not yet dead-lettered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    pub held: Held,
+    pub due: Timestamp,
+    pub status: Option<u16>,
+    /// Set once it is given up: since when and why.
+    pub condemned: Option<(Timestamp, DeadLetterReason)>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct QueueState {
+    /// Every matching offset below is settled.
+    pub floor: u64,
+    /// Settled offsets at or above the floor.
+    pub settled: RoaringTreemap,
+    pub trouble: BTreeMap<u64, Trouble>,
+    pub leases: BTreeMap<u64, Lease>,
+    /// When each lease runs out.
+    pub deadlines: BTreeSet<(Timestamp, u64)>,
+    /// When each troubled event may be looked at again.
+    pub due: BTreeSet<(Timestamp, u64)>,
+    pub totals: Totals,
+}
+
+/// The nonce of one event's lease: the same again when the decision is replayed.
+pub(super) fn nonce(seed: u64, offset: Offset) -> u64 {
+    let mut mixed = seed ^ offset.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+impl QueueState {
+    /// Whether the event needs no more delivery, or already has its place in the state.
+    pub(super) fn knows(&self, offset: u64) -> bool {
+        offset < self.floor
+            || self.settled.contains(offset)
+            || self.leases.contains_key(&offset)
+            || self.trouble.contains_key(&offset)
+    }
+
+    pub(super) fn apply(&mut self, decision: &Decision) {
+        match decision {
+            Decision::Reset { floor, .. } => *self = Self { floor: floor.0, ..Self::default() },
+            Decision::Gone { .. } => *self = Self::default(),
+            Decision::Leased { seed, granted, deadline, events, .. } => {
+                for &held in events {
+                    let offset = held.offset.0;
+                    self.forget(offset);
+                    let nonce = nonce(*seed, held.offset);
+                    let lease = Lease { held, nonce, first_granted: *granted, deadline: *deadline };
+                    self.leases.insert(offset, lease);
+                    self.deadlines.insert((*deadline, offset));
+                }
+            }
+            Decision::Renewed { deadline, offsets, .. } => {
+                for offset in offsets {
+                    if let Some(lease) = self.leases.get_mut(&offset.0) {
+                        self.deadlines.remove(&(lease.deadline, offset.0));
+                        lease.deadline = *deadline;
+                        self.deadlines.insert((*deadline, offset.0));
+                    }
+                }
+            }
+            Decision::Returned { held, due, status, .. } => {
+                let offset = held.offset.0;
+                self.forget(offset);
+                self.trouble
+                    .insert(offset, Trouble { held: *held, due: *due, status: *status, condemned: None });
+                self.due.insert((*due, offset));
+                self.totals.returned += 1;
+            }
+            Decision::Condemned { held, since, reason, status, .. } => {
+                let offset = held.offset.0;
+                self.forget(offset);
+                let condemned = Some((*since, *reason));
+                self.trouble.insert(offset, Trouble { held: *held, due: *since, status: *status, condemned });
+            }
+            Decision::Settled { how, floor, offsets, .. } => self.settle(*how, *floor, offsets),
+        }
+    }
+
+    fn settle(&mut self, how: Settlement, floor: Offset, offsets: &[Offset]) {
+        for offset in offsets {
+            self.forget(offset.0);
+            if offset.0 >= self.floor {
+                self.settled.insert(offset.0);
+            }
+        }
+        self.raise_floor(floor.0);
+        let count = offsets.len() as u64;
+        match how {
+            Settlement::Delivered => self.totals.delivered += count,
+            Settlement::DeadLettered => self.totals.dead_lettered += count,
+            Settlement::Dropped(DeadLetterReason::TimeToLive) => self.totals.expired += count,
+            Settlement::Dropped(_) | Settlement::DeadLetterFailed | Settlement::Damaged => {
+                self.totals.dropped += count;
+            }
+        }
+    }
+
+    /// Below `floor` nothing needs to be remembered one by one.
+    pub(super) fn raise_floor(&mut self, floor: u64) {
+        if floor > self.floor {
+            self.settled.remove_range(..floor);
+            self.floor = floor;
+        }
+    }
+
+    /// Takes the event out of the trouble map, the leases and their timers.
+    fn forget(&mut self, offset: u64) {
+        if let Some(trouble) = self.trouble.remove(&offset) {
+            self.due.remove(&(trouble.due, offset));
+        }
+        if let Some(lease) = self.leases.remove(&offset) {
+            self.deadlines.remove(&(lease.deadline, offset));
+        }
+    }
+
+    /// The snapshot's entry: version, floor, totals, trouble, leases, settled set (run-compressed).
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![1u8];
+        let totals = self.totals;
+        for value in [
+            self.floor,
+            totals.delivered,
+            totals.dead_lettered,
+            totals.expired,
+            totals.dropped,
+            totals.returned,
+            self.trouble.len() as u64,
+        ] {
+            put(&mut out, value);
+        }
+        let mut previous = Held::list_start();
+        for trouble in self.trouble.values() {
+            trouble.held.encode(previous, &mut out);
+            previous = trouble.held;
+            put(&mut out, trouble.due.as_millis());
+            put(&mut out, u64::from(trouble.status.unwrap_or(0)));
+            match trouble.condemned {
+                None => put(&mut out, 0),
+                Some((since, reason)) => {
+                    put(&mut out, 1 + u64::from(reason.code()));
+                    put(&mut out, since.as_millis());
+                }
+            }
+        }
+        put(&mut out, self.leases.len() as u64);
+        let mut previous = Held::list_start();
+        for lease in self.leases.values() {
+            lease.held.encode(previous, &mut out);
+            previous = lease.held;
+            out.extend_from_slice(&lease.nonce.to_le_bytes());
+            put(&mut out, lease.first_granted.as_millis());
+            put(&mut out, lease.deadline.as_millis());
+        }
+        let mut settled = self.settled.clone();
+        settled.optimize();
+        let mut bytes = Vec::with_capacity(settled.serialized_size());
+        settled.serialize_into(&mut bytes).expect("a Vec takes every byte");
+        put_bytes(&mut out, &bytes);
+        out
+    }
+
+    /// Reads what [`QueueState::encode`] wrote; `None` when the bytes are not that.
+    pub(super) fn decode(mut bytes: &[u8]) -> Option<Self> {
+        let input = &mut bytes;
+        if take(input)? != 1 {
+            return None;
+        }
+        let mut state = Self { floor: take(input)?, ..Self::default() };
+        state.totals = Totals {
+            delivered: take(input)?,
+            dead_lettered: take(input)?,
+            expired: take(input)?,
+            dropped: take(input)?,
+            returned: take(input)?,
+        };
+        let mut held = Held::list_start();
+        for _ in 0..take(input)? {
+            held = Held::decode(held, input)?;
+            let due = take_time(input)?;
+            let status = take_status(input)?;
+            let condemned = match take(input)? {
+                0 => None,
+                code => {
+                    let reason = DeadLetterReason::from_code(u8::try_from(code - 1).ok()?)?;
+                    Some((take_time(input)?, reason))
+                }
+            };
+            state.trouble.insert(held.offset.0, Trouble { held, due, status, condemned });
+            if condemned.is_none() {
+                state.due.insert((due, held.offset.0));
+            }
+        }
+        let mut held = Held::list_start();
+        for _ in 0..take(input)? {
+            held = Held::decode(held, input)?;
+            let (nonce, rest) = input.split_first_chunk::<8>()?;
+            *input = rest;
+            let nonce = u64::from_le_bytes(*nonce);
+            let (first_granted, deadline) = (take_time(input)?, take_time(input)?);
+            state.leases.insert(held.offset.0, Lease { held, nonce, first_granted, deadline });
+            state.deadlines.insert((deadline, held.offset.0));
+        }
+        state.settled = RoaringTreemap::deserialize_from(take_bytes(input)?).ok()?;
+        Some(state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::SubscriptionNumber;
+
+    fn held(offset: u64, attempts: u32) -> Held {
+        Held { offset: Offset(offset), time: Timestamp::from_millis(1000 + offset), size: 10, attempts }
+    }
+
+    #[test]
+    fn a_state_survives_its_snapshot() {
+        let subscription = SubscriptionNumber(1);
+        let at = Timestamp::from_millis;
+        let mut state = QueueState::default();
+        for decision in [
+            Decision::Reset { subscription, floor: Offset(5) },
+            Decision::Leased {
+                subscription,
+                seed: 9,
+                granted: at(1),
+                deadline: at(2),
+                events: vec![held(6, 1), held(7, 1), held(8, 1)],
+            },
+            Decision::Returned {
+                subscription,
+                held: held(7, 1),
+                due: at(99),
+                reason: Return::Released,
+                status: None,
+            },
+            Decision::Condemned {
+                subscription,
+                held: held(8, 1),
+                since: at(7),
+                reason: DeadLetterReason::Rejected,
+                status: Some(400),
+            },
+            Decision::Settled {
+                subscription,
+                how: Settlement::Delivered,
+                floor: Offset(5),
+                offsets: (100..5000).map(Offset).collect(),
+            },
+        ] {
+            state.apply(&decision);
+        }
+        let bytes = state.encode();
+        assert!(bytes.len() < 200, "4,900 settled offsets in a row are one run, not {} bytes", bytes.len());
+        assert_eq!(QueueState::decode(&bytes), Some(state));
+        for cut in 0..bytes.len() {
+            assert_eq!(QueueState::decode(&bytes[..cut]), None, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_settled_event_is_known_above_and_below_the_floor() {
+        let subscription = SubscriptionNumber(1);
+        let mut state = QueueState::default();
+        let settle = |floor, offset| Decision::Settled {
+            subscription,
+            how: Settlement::Delivered,
+            floor: Offset(floor),
+            offsets: vec![Offset(offset)],
+        };
+        state.apply(&settle(0, 3));
+        assert!(state.knows(3) && !state.knows(2));
+        state.apply(&settle(4, 4));
+        assert!(state.knows(0) && state.knows(4) && !state.knows(5));
+        assert_eq!(state.totals.delivered, 2);
+    }
+}
