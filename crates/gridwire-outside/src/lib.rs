@@ -14,5 +14,6 @@ pub mod system;
 
 pub use clock::{Clock, ManualClock};
 pub use disk::{Disk, DiskFile, OpenMode};
+pub use memory::MemoryDisk;
 pub use net::{Listener, Net, Stream};
-pub use rng::Rng;
+pub use rng::{Rng, SeededRng};
