@@ -15,6 +15,7 @@ pub mod frame;
 pub mod ids;
 pub mod limits;
 pub mod lock_token;
+mod percent;
 pub mod publish;
 pub mod render;
 pub mod retry;
