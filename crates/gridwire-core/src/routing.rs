@@ -244,8 +244,8 @@ pub enum HandshakeError {
 pub enum InstallError {
     #[error("the broker is stopping")]
     Stopping,
-    #[error("the store has no space left to record the change")]
-    StorageFull,
+    #[error("the state log is damaged: {what}")]
+    Damaged { what: String },
 }
 
 /// What control needs done by whoever delivers events. The broker implements it; the binary wires it.

@@ -1,0 +1,235 @@
+//! The broker as a whole: started with its parts, told of routing tables, stopped.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use gridwire_core::lock_token::LockTokens;
+use gridwire_core::routing::{
+    BoxFuture, DeliveryPort, Handshake, HandshakeError, InstallError, RoutingTable,
+};
+use gridwire_core::time::Timestamp;
+use gridwire_http::{Peer, Request, Response};
+use gridwire_outside::{Clock, Disk, Net, Rng};
+use gridwire_store::{Log, ReadError};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::data_plane;
+use crate::dead_letter::DeadLetters;
+use crate::deliveries::Deliveries;
+use crate::metrics::{Metrics, Named};
+use crate::push::{Dispatcher, PushOptions};
+use crate::shards::{Outside, RecoveredShards, Shards};
+
+/// How long a stop waits for attempts in flight.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How the broker runs.
+#[derive(Clone, Debug)]
+pub struct BrokerOptions {
+    /// State machines side by side; usually one for each core. May differ at every start.
+    pub shards: usize,
+    pub push: PushOptions,
+    /// `{topic}.{base_domain}` names a topic; without it only `{topic}.localhost` does.
+    pub base_domain: Option<String>,
+}
+
+/// What the broker is made of.
+#[derive(Debug)]
+pub struct BrokerParts {
+    pub log: Arc<dyn Log>,
+    pub disk: Arc<dyn Disk>,
+    pub clock: Arc<dyn Clock>,
+    pub rng: Arc<dyn Rng>,
+    pub net: Arc<dyn Net>,
+    /// Dead letters go below it.
+    pub data_dir: PathBuf,
+    /// Authenticates lock tokens; must stay the same as long as locks live.
+    pub token_secret: [u8; 32],
+    pub options: BrokerOptions,
+}
+
+/// Why the broker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("a broker needs at least one shard")]
+    NoShards,
+}
+
+/// See the crate.
+#[derive(Debug)]
+pub struct Broker {
+    outside: Arc<Outside>,
+    table: ArcSwap<RoutingTable>,
+    /// Set by the first routing table: which shard has which subscription follows from it.
+    shards: OnceLock<Arc<Shards>>,
+    /// One change of the table at a time.
+    installing: tokio::sync::Mutex<()>,
+    tokens: LockTokens,
+    options: BrokerOptions,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Broker {
+    /// Puts the parts together. Nothing is delivered before the first [`DeliveryPort::install`].
+    pub fn start(parts: BrokerParts) -> Result<Arc<Self>, StartError> {
+        let BrokerParts { log, disk, clock, rng, net, data_dir, token_secret, options } = parts;
+        if options.shards == 0 {
+            return Err(StartError::NoShards);
+        }
+        let tasks = TaskTracker::new();
+        let stop = CancellationToken::new();
+        let dispatcher = Dispatcher::new(
+            net,
+            Arc::clone(&clock),
+            Arc::clone(&rng),
+            options.push.clone(),
+            tasks.clone(),
+            stop.clone(),
+        );
+        let outside = Outside {
+            log,
+            clock,
+            rng,
+            dispatcher,
+            dead_letters: DeadLetters::new(disk, data_dir.join("deadletter")),
+            deliveries: Deliveries::default(),
+            metrics: Metrics::default(),
+        };
+        Ok(Arc::new(Self {
+            outside: Arc::new(outside),
+            table: ArcSwap::default(),
+            shards: OnceLock::new(),
+            installing: tokio::sync::Mutex::new(()),
+            tokens: LockTokens::new(&token_secret),
+            options,
+            tasks,
+            stop,
+        }))
+    }
+
+    /// Answers a data plane request: publish, receive and settle.
+    pub async fn handle(&self, request: Request, peer: Peer) -> Response {
+        data_plane::handle(self, request, peer).await
+    }
+
+    /// The metrics page, without those of the process.
+    pub async fn metrics(&self) -> String {
+        let table = self.table();
+        let routes: HashMap<_, _> = table.subscriptions().into_iter().map(|route| (route.number, route)).collect();
+        let labels: HashMap<_, _> =
+            table.by_number.iter().map(|(number, topic)| (*number, data_plane::label(topic))).collect();
+        let status = match self.shards() {
+            Some(shards) => shards.status().await,
+            None => Vec::new(),
+        };
+        let queues: Vec<_> = status
+            .into_iter()
+            .filter_map(|status| {
+                let topic = labels.get(&status.topic)?;
+                let subscription = &routes.get(&status.subscription)?.name;
+                Some((status, Named { topic, subscription }))
+            })
+            .collect();
+        self.outside.metrics.render(&self.outside.log.health(), &queues, |number| labels.get(&number).cloned())
+    }
+
+    /// Whether events can be taken, and why not.
+    pub fn readiness(&self) -> Result<(), String> {
+        let health = self.outside.log.health();
+        if health.failed {
+            return Err("the log has failed".to_owned());
+        }
+        if health.full {
+            return Err("the disk is full: publishing is refused, deliveries go on".to_owned());
+        }
+        if self.shards.get().is_none() {
+            return Err("the state is still being recovered".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Stops delivering: attempts in flight may finish, everything else goes on after the next start.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        tokio::select! {
+            () = self.tasks.wait() => {}
+            () = self.outside.clock.sleep(STOP_PATIENCE) => {
+                tracing::info!("some attempts were still in flight; they will be repeated after the next start");
+            }
+        }
+    }
+
+    pub(crate) fn outside(&self) -> &Outside {
+        &self.outside
+    }
+
+    pub(crate) fn table(&self) -> Arc<RoutingTable> {
+        self.table.load_full()
+    }
+
+    pub(crate) fn shards(&self) -> Option<Arc<Shards>> {
+        self.shards.get().cloned()
+    }
+
+    pub(crate) fn tokens(&self) -> &LockTokens {
+        &self.tokens
+    }
+
+    pub(crate) fn base_domain(&self) -> Option<&str> {
+        self.options.base_domain.as_deref()
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.outside.clock.now()
+    }
+
+    pub(crate) async fn stopping(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// The order matters. First the shards know every new subscription, with its start recorded; then
+    /// publishes are matched by the new table; last the removed ones end. So no match set ever names a
+    /// subscription that its shard does not know, and a publish after the answer meets the new table.
+    async fn install_table(&self, table: Arc<RoutingTable>) -> Result<(), InstallError> {
+        let _one_at_a_time = self.installing.lock().await;
+        let log = Arc::clone(&self.outside.log);
+        let old = self.table();
+        let shards = match self.shards.get() {
+            Some(shards) => Arc::clone(shards),
+            None => {
+                let recovered = RecoveredShards::read(&*log, self.options.shards, &table).map_err(|error| {
+                    let what = match error {
+                        ReadError::Damaged { what } => what,
+                        other => other.to_string(),
+                    };
+                    InstallError::Damaged { what }
+                })?;
+                let shards = Shards::start(recovered, &self.outside, &self.tasks, &self.stop);
+                shards
+            }
+        };
+        shards.subscribe_new(&*log, &old, &table).await?;
+        self.table.store(Arc::clone(&table));
+        shards.unsubscribe_old(&old, &table).await?;
+        self.outside.metrics.retain_topics(|number| table.by_number.contains_key(&number));
+        // Only now: before, requests would find queues that are not awake yet.
+        let _ = self.shards.set(shards);
+        Ok(())
+    }
+}
+
+impl DeliveryPort for Broker {
+    fn validate(&self, handshake: Handshake) -> BoxFuture<'_, Result<(), HandshakeError>> {
+        Box::pin(self.outside.dispatcher.validate(handshake))
+    }
+
+    fn install(&self, table: Arc<RoutingTable>) -> BoxFuture<'_, Result<(), InstallError>> {
+        Box::pin(self.install_table(table))
+    }
+}

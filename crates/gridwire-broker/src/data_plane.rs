@@ -1,0 +1,113 @@
+//! What publishers and receivers ask over HTTP: addresses, credentials, limits, answers.
+//!
+//! Handlers hold no state between requests. A path is taken apart once ([`address`]), the credential is
+//! checked from the headers before the body is read ([`auth`]), and then one of [`publish`] or [`pull`] does
+//! the work.
+
+mod address;
+mod auth;
+mod inspect;
+mod publish;
+mod pull;
+
+use std::sync::Arc;
+
+use gridwire_core::api_error::{ApiError, ErrorCode};
+use gridwire_core::routing::{NamespaceRoute, RoutingTable, TopicRoute};
+use gridwire_http::{Peer, Request, Response};
+use http::Method;
+use http::request::Parts;
+
+use crate::broker::Broker;
+use address::{Operation, Target};
+
+/// Answers one data plane request.
+pub(crate) async fn handle(broker: &Broker, request: Request, _peer: Peer) -> Response {
+    match answer(broker, request).await {
+        Ok(response) => response,
+        Err(error) => {
+            if error.code == ErrorCode::Unauthorized {
+                broker.outside().metrics.unauthorized.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+            gridwire_http::error(&error)
+        }
+    }
+}
+
+async fn answer(broker: &Broker, request: Request) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let target = address::parse(&parts, broker.base_domain())?;
+    let table = broker.table();
+    match target {
+        Target::Inspect { subscription } => inspect::deliveries(broker, &table, &subscription, &parts),
+        Target::Topic(place) => {
+            only_post(&parts)?;
+            let topic = address::topic(&table, &place)?;
+            auth::topic(&topic, &parts, broker.now())?;
+            address::basic_api_version(&parts)?;
+            publish::events(broker, &topic, &parts, body).await
+        }
+        Target::Namespace { place, topic, operation } => {
+            only_post(&parts)?;
+            address::namespace_api_version(&parts)?;
+            let namespace = namespace(&table, place.as_ref(), &parts)?;
+            let topic = auth::namespace(&namespace, &topic, &parts)?;
+            match operation {
+                Operation::Publish => publish::events(broker, &topic, &parts, body).await,
+                Operation::Receive { subscription } => pull::receive(broker, &topic, &subscription, &parts).await,
+                Operation::Settle { subscription, verb } => {
+                    pull::settle(broker, &topic, &subscription, verb, &parts, body).await
+                }
+            }
+        }
+    }
+}
+
+/// The namespace that a request means: by its path, its host, its credential, or because there is only one.
+fn namespace(
+    table: &RoutingTable,
+    place: Option<&address::Named>,
+    parts: &Parts,
+) -> Result<Arc<NamespaceRoute>, ApiError> {
+    if let Some(place) = place {
+        return address::namespace(table, place);
+    }
+    if let Some(key) = auth::shared_access_key(parts)
+        && let Some(owner) = table.namespaces.values().find(|namespace| {
+            namespace.credentials.accept_key(key)
+                || namespace.topics.values().any(|topic| topic.credentials.accept_key(key))
+        })
+    {
+        return Ok(Arc::clone(owner));
+    }
+    let mut all = table.namespaces.values();
+    match (all.next(), all.next()) {
+        (Some(only), None) => Ok(Arc::clone(only)),
+        _ => Err(ApiError::new(
+            ErrorCode::NotFound,
+            "The request does not say which namespace it is for. Put \
+             /{subscription}/{resourceGroup}/namespaces/{name} in front of the path, or use the \
+             namespace's host name.",
+        )),
+    }
+}
+
+fn only_post(parts: &Parts) -> Result<(), ApiError> {
+    if parts.method == Method::POST {
+        return Ok(());
+    }
+    let message = format!("{} is not supported here.", parts.method);
+    Err(ApiError::new(ErrorCode::MethodNotAllowed, message).with_allow("POST"))
+}
+
+/// The name of a topic as a metric label: its namespace in front, if it has one.
+pub(crate) fn label(topic: &TopicRoute) -> String {
+    let mut segments = topic.resource_id.rsplit('/');
+    let name = segments.next().unwrap_or(&topic.name);
+    match (segments.next(), segments.next()) {
+        (Some(_), Some(namespace)) if topic.kind == gridwire_core::routing::TopicKind::Namespace => {
+            format!("{namespace}/{name}")
+        }
+        _ => name.to_owned(),
+    }
+}

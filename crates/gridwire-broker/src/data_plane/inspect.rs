@@ -1,0 +1,58 @@
+//! What is happening to a subscription right now: its latest deliveries, for the CLI's `tail`.
+
+use gridwire_core::api_error::{ApiError, ErrorCode};
+use gridwire_core::routing::RoutingTable;
+use gridwire_http::Response;
+use http::StatusCode;
+use http::request::Parts;
+
+use super::address;
+use crate::broker::Broker;
+
+/// Deliveries in one answer.
+const DELIVERIES_MAX: usize = 1_000;
+
+/// `GET /gridwire/v1/subscriptions/{number or resource id}/deliveries?after=N`, with the management token.
+pub(super) fn deliveries(
+    broker: &Broker,
+    table: &RoutingTable,
+    subscription: &str,
+    parts: &Parts,
+) -> Result<Response, ApiError> {
+    if parts.method != http::Method::GET {
+        return Err(ApiError::new(ErrorCode::MethodNotAllowed, "Only GET is supported here.").with_allow("GET"));
+    }
+    let wanted = subscription.trim_matches('/');
+    let route = table
+        .subscriptions()
+        .into_iter()
+        .find(|route| {
+            wanted.parse() == Ok(route.number.0)
+                || wanted.eq_ignore_ascii_case(route.resource_id.trim_matches('/'))
+        })
+        .ok_or_else(|| ApiError::new(ErrorCode::NotFound, "The event subscription was not found."))?;
+    let after = match address::query(parts, "after").as_slice() {
+        [] => 0,
+        [after] => after
+            .parse()
+            .map_err(|_| ApiError::new(ErrorCode::InvalidRequest, "after must be an integer."))?,
+        _ => return Err(ApiError::new(ErrorCode::InvalidRequest, "after is given more than once.")),
+    };
+    let (found, next) = broker.outside().deliveries.after(route.number, after, DELIVERIES_MAX);
+    let list: Vec<_> = found
+        .iter()
+        .map(|delivery| {
+            serde_json::json!({
+                "seq": delivery.seq,
+                "time": delivery.time.to_string(),
+                "offset": delivery.offset.0,
+                "eventId": delivery.event_id,
+                "attempt": delivery.attempt,
+                "outcome": delivery.outcome,
+                "status": delivery.status,
+                "latencyMs": delivery.latency.as_secs_f64() * 1000.0,
+            })
+        })
+        .collect();
+    Ok(gridwire_http::json(StatusCode::OK, serde_json::json!({ "deliveries": list, "next": next }).to_string()))
+}

@@ -1,0 +1,292 @@
+//! Pull delivery: receive, acknowledge, release, reject, renewLock.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use gridwire_core::api_error::{ApiError, ErrorCode};
+use gridwire_core::event::Event;
+use gridwire_core::ids::{Offset, SubscriptionNumber, TopicNumber};
+use gridwire_core::limits;
+use gridwire_core::lock_token::LockToken;
+use gridwire_core::render;
+use gridwire_core::routing::{SubscriptionRoute, TopicRoute};
+use gridwire_core::shard::{LeasedEvent, ReplyId, SettleVerb, TokenError};
+use gridwire_http::{Body, Response};
+use http::StatusCode;
+use http::request::Parts;
+use tokio::sync::oneshot;
+
+use super::address::{self, Verb};
+use crate::broker::Broker;
+use crate::deliveries::Delivery;
+use crate::shards::{Command, ReceiveReply, SettleReply, Shards};
+
+/// Seconds a receive waits when it does not say (service default).
+const WAIT_DEFAULT: u64 = 60;
+/// A hundred lock tokens and their punctuation fit many times.
+const SETTLE_BYTES_MAX: usize = 1 << 20;
+
+fn subscription(topic: &TopicRoute, name: &str) -> Result<Arc<SubscriptionRoute>, ApiError> {
+    topic.subscriptions.get(&name.to_ascii_lowercase()).cloned().ok_or_else(|| gone(name))
+}
+
+fn gone(name: &str) -> ApiError {
+    let shown: String = name.chars().take(64).collect();
+    ApiError::new(ErrorCode::NotFound, format!("The event subscription '{shown}' was not found."))
+}
+
+fn not_pull(name: &str) -> ApiError {
+    let message = format!("The event subscription '{name}' delivers by push; its events cannot be received.");
+    ApiError::new(ErrorCode::InvalidRequest, message)
+}
+
+fn stopping() -> ApiError {
+    ApiError::new(ErrorCode::Unavailable, "The server is stopping.").with_retry_after(Duration::from_secs(1))
+}
+
+/// An integer query parameter within its documented bounds.
+fn bounded(parts: &Parts, name: &str, default: u64, min: u64, max: u64) -> Result<u64, ApiError> {
+    let values = address::query(parts, name);
+    let value = match values.as_slice() {
+        [] => return Ok(default),
+        [value] => value.parse().ok().filter(|value| (min..=max).contains(value)),
+        _ => None,
+    };
+    value.ok_or_else(|| {
+        ApiError::new(ErrorCode::InvalidRequest, format!("{name} must be an integer from {min} to {max}."))
+    })
+}
+
+/// Tells the shard when the client hangs up, so that no event is locked for nobody.
+struct Waiting<'a> {
+    shards: &'a Shards,
+    topic: TopicNumber,
+    subscription: SubscriptionNumber,
+    id: ReplyId,
+    answered: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            let command = Command::CancelReceive { subscription: self.subscription, id: self.id };
+            self.shards.try_send(self.topic, command);
+        }
+    }
+}
+
+pub(super) async fn receive(
+    broker: &Broker,
+    topic: &TopicRoute,
+    name: &str,
+    parts: &Parts,
+) -> Result<Response, ApiError> {
+    let route = subscription(topic, name)?;
+    let max = bounded(parts, "maxEvents", 1, 1, u64::from(limits::RECEIVE_EVENTS_MAX))?;
+    let (shortest, longest) = (limits::RECEIVE_WAIT_MIN.as_secs(), limits::RECEIVE_WAIT_MAX.as_secs());
+    let wait = bounded(parts, "maxWaitTime", WAIT_DEFAULT, shortest, longest)?;
+    let shards = broker.shards().ok_or_else(stopping)?;
+    let (reply, answer) = oneshot::channel();
+    let id = shards.next_reply();
+    let deadline = broker.now() + Duration::from_secs(wait);
+    let max = u32::try_from(max).unwrap_or(limits::RECEIVE_EVENTS_MAX);
+    let mut waiting =
+        Waiting { shards: &shards, topic: topic.number, subscription: route.number, id, answered: false };
+    let command = Command::Receive { subscription: route.number, id, max, deadline, reply };
+    if !shards.send(topic.number, command).await {
+        return Err(stopping());
+    }
+    let answer = tokio::select! {
+        answer = answer => answer.map_err(|_| stopping())?,
+        // A drain does not wait two minutes for a long poll: it ends with what there is.
+        () = broker.stopping() => return empty_receive(),
+    };
+    waiting.answered = true;
+    match answer {
+        ReceiveReply::Events(events) if events.is_empty() => empty_receive(),
+        ReceiveReply::Events(events) => received(broker, &shards, &route, &events).await,
+        ReceiveReply::NotPull => Err(not_pull(name)),
+        ReceiveReply::Gone => Err(gone(name)),
+        ReceiveReply::TooManyReceivers => Err(ApiError::new(
+            ErrorCode::QuotaExceeded,
+            "Too many receives are waiting on this event subscription.",
+        )
+        .with_retry_after(Duration::from_secs(1))),
+    }
+}
+
+fn empty_receive() -> Result<Response, ApiError> {
+    Ok(gridwire_http::json(StatusCode::OK, &b"{\"value\":[]}"[..]))
+}
+
+/// Joins the leases with their events' bytes.
+async fn received(
+    broker: &Broker,
+    shards: &Shards,
+    route: &SubscriptionRoute,
+    events: &[LeasedEvent],
+) -> Result<Response, ApiError> {
+    let outside = broker.outside();
+    let mut offsets: Vec<Offset> = events.iter().map(|event| event.offset).collect();
+    offsets.sort_unstable();
+    let fetched = match outside.log.fetch(route.topic, offsets).await {
+        Ok(fetched) => fetched,
+        Err(error) => {
+            tracing::error!(%error, subscription = route.name, "failed to read events for a receiver");
+            Vec::new()
+        }
+    };
+    let bytes: usize = fetched.iter().map(|event| event.event.len() + 160).sum();
+    let mut out = Vec::with_capacity(bytes + 16);
+    out.extend_from_slice(b"{\"value\":[");
+    let mut count = 0;
+    for leased in events {
+        let event = fetched
+            .binary_search_by_key(&leased.offset, |event| event.offset)
+            .ok()
+            .and_then(|place| Event::decode(&fetched[place].event));
+        let Some(event) = event else {
+            let command = Command::Unreadable { subscription: route.number, offset: leased.offset };
+            shards.send(route.topic, command).await;
+            continue;
+        };
+        let token = broker.tokens().seal(LockToken {
+            subscription: route.number,
+            offset: leased.offset,
+            delivery: leased.delivery,
+            nonce: leased.nonce,
+        });
+        if count > 0 {
+            out.push(b',');
+        }
+        let properties = format!(
+            "{{\"brokerProperties\":{{\"lockToken\":\"{token}\",\"deliveryCount\":{}}},\"event\":",
+            leased.delivery
+        );
+        out.extend_from_slice(properties.as_bytes());
+        render::pull_event(&event, &mut out);
+        out.push(b'}');
+        count += 1;
+        outside.deliveries.push(Delivery {
+            seq: 0,
+            subscription: route.number,
+            time: outside.clock.now(),
+            offset: leased.offset,
+            event_id: event.id.chars().take(128).collect(),
+            attempt: leased.delivery,
+            outcome: "Received",
+            status: None,
+            latency: Duration::ZERO,
+        });
+    }
+    out.extend_from_slice(b"]}");
+    outside.metrics.received_events.fetch_add(count, Ordering::Relaxed);
+    Ok(gridwire_http::json(StatusCode::OK, out))
+}
+
+#[derive(serde::Deserialize)]
+struct SettleBody {
+    #[serde(rename = "lockTokens")]
+    lock_tokens: Vec<String>,
+}
+
+pub(super) async fn settle(
+    broker: &Broker,
+    topic: &TopicRoute,
+    name: &str,
+    verb: Verb,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let route = subscription(topic, name)?;
+    let verb = match verb {
+        Verb::Acknowledge => SettleVerb::Acknowledge,
+        Verb::Reject => SettleVerb::Reject,
+        Verb::RenewLock => SettleVerb::RenewLock,
+        Verb::Release => SettleVerb::Release { delay: release_delay(parts)? },
+    };
+    let body = body.read(SETTLE_BYTES_MAX).await?;
+    let SettleBody { lock_tokens: texts } = serde_json::from_slice(&body).map_err(|_| {
+        let message = "The body must be {\"lockTokens\":[\"...\"]}.";
+        ApiError::new(ErrorCode::InvalidJson, message)
+    })?;
+    if texts.is_empty() || texts.len() > limits::LOCK_TOKENS_MAX {
+        let message = format!("lockTokens must hold 1 to {} tokens.", limits::LOCK_TOKENS_MAX);
+        return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+    }
+    let shards = broker.shards().ok_or_else(stopping)?;
+    // Tokens of another subscription are not tokens here.
+    let opened: Vec<Option<LockToken>> = texts
+        .iter()
+        .map(|text| broker.tokens().open(text).filter(|token| token.subscription == route.number))
+        .collect();
+    let tokens: Vec<LockToken> = opened.iter().copied().flatten().collect();
+    let results = if tokens.is_empty() {
+        Vec::new()
+    } else {
+        let (reply, answer) = oneshot::channel();
+        let id = shards.next_reply();
+        let command = Command::Settle { subscription: route.number, id, verb, tokens, reply };
+        if !shards.send(topic.number, command).await {
+            return Err(stopping());
+        }
+        match answer.await.map_err(|_| stopping())? {
+            SettleReply::Results(results) => results,
+            SettleReply::NotPull => return Err(not_pull(name)),
+            SettleReply::Gone => return Err(gone(name)),
+        }
+    };
+    let mut results = results.into_iter();
+    let mut succeeded = Vec::new();
+    let mut failed = Vec::new();
+    let mut texts_seen: HashMap<&str, ()> = HashMap::with_capacity(texts.len());
+    for (text, token) in texts.iter().zip(&opened) {
+        let result = match token {
+            None => Err(("BadToken", "The lock token is not valid for this event subscription.")),
+            Some(_) => match results.next() {
+                Some(Ok(())) => Ok(()),
+                Some(Err(TokenError::Lost)) => Err(("TokenLost", "Token has expired.")),
+                Some(Err(TokenError::RenewedTooLong)) => {
+                    Err(("TokenLost", "The lock was first granted more than an hour ago and cannot be renewed."))
+                }
+                None => Err(("InternalServerError", "No result for this token.")),
+            },
+        };
+        let repeated = texts_seen.insert(text, ()).is_some();
+        match result {
+            Ok(()) => succeeded.push(text),
+            // Told once: the first use of the same token decided.
+            Err(_) if repeated => {}
+            Err((code, message)) => failed.push(serde_json::json!({
+                "lockToken": text,
+                "error": { "code": code, "message": message },
+                // What clients of api-version 2023-11-01 look at.
+                "errorCode": code,
+                "errorDescription": message,
+            })),
+        }
+    }
+    let metrics = &broker.outside().metrics;
+    metrics.settled_tokens.fetch_add(succeeded.len() as u64, Ordering::Relaxed);
+    metrics.failed_tokens.fetch_add(failed.len() as u64, Ordering::Relaxed);
+    let answer = serde_json::json!({ "failedLockTokens": failed, "succeededLockTokens": succeeded });
+    Ok(gridwire_http::json(StatusCode::OK, answer.to_string()))
+}
+
+fn release_delay(parts: &Parts) -> Result<Duration, ApiError> {
+    let values = address::query(parts, "releaseDelayInSeconds");
+    let seconds = match values.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] | ["0"] => 0,
+        ["10"] => 10,
+        ["60"] => 60,
+        ["600"] => 600,
+        ["3600"] => 3600,
+        _ => {
+            let message = "releaseDelayInSeconds must be one of 0, 10, 60, 600, 3600.";
+            return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+        }
+    };
+    Ok(Duration::from_secs(seconds))
+}

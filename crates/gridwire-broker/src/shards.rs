@@ -1,0 +1,300 @@
+//! The shards of this process: who serves which topic, how frames reach them, and what is done for all of
+//! them together (routing, snapshots, retention).
+
+mod driver;
+mod work;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use gridwire_core::ids::{ShardId, StateSeq, SubscriptionNumber, TopicNumber};
+use gridwire_core::routing::{InstallError, RoutingTable, SubscriptionRoute};
+use gridwire_core::shard::{Decision, QueueStatus, Shard, SubscribeInput};
+use gridwire_store::{Frame, Log, ReadError, Recovered};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub(crate) use driver::{Command, ReceiveReply, SettleReply};
+pub(crate) use work::Outside;
+
+use driver::Driver;
+
+/// Commands waiting for one shard. Full means the shard is busy: callers wait, and publishing is bounded by
+/// the log's own queue.
+const COMMANDS_MAX: usize = 1_024;
+/// Batches of frames waiting for one shard; the feed waits when it is full, so memory is bounded by this
+/// times [`FEED_BYTES`].
+const FEED_BATCHES_MAX: usize = 16;
+/// Bytes of frames read at once.
+const FEED_BYTES: usize = 1 << 20;
+/// How often retention and snapshots are looked at.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// All shards.
+#[derive(Debug)]
+pub(crate) struct Shards {
+    handles: Vec<mpsc::Sender<Command>>,
+    replies: AtomicU64,
+}
+
+/// What recovery gave back, before anything runs.
+pub(crate) struct RecoveredShards {
+    shards: Vec<Shard>,
+    last: StateSeq,
+}
+
+impl RecoveredShards {
+    /// Reads snapshot and state log. State is keyed by subscription, and which shard has it follows from its
+    /// topic, which only the routing table knows: so `table` is needed here.
+    pub(crate) fn read(log: &dyn Log, count: usize, table: &RoutingTable) -> Result<Self, ReadError> {
+        let shard_of: HashMap<SubscriptionNumber, usize> = table
+            .subscriptions()
+            .iter()
+            .map(|subscription| (subscription.number, shard_of(subscription.topic, count)))
+            .collect();
+        let mut shards: Vec<Shard> = (0..count).map(|_| Shard::new()).collect();
+        let mut included: BTreeMap<SubscriptionNumber, StateSeq> = BTreeMap::new();
+        let mut damage = None;
+        let last = log.recover(&mut |recovered| match recovered {
+            Recovered::Part { subscription, at, state } => {
+                included.insert(subscription, at);
+                let Some(&shard) = shard_of.get(&subscription) else { return };
+                if !shards[shard].recover_part(subscription, state) {
+                    damage.get_or_insert_with(|| format!("the snapshot's entry of subscription {subscription}"));
+                }
+            }
+            Recovered::Group { seq, decisions, .. } => {
+                let mut input = decisions;
+                while !input.is_empty() {
+                    let Some(decision) = Decision::decode(&mut input) else {
+                        damage.get_or_insert_with(|| format!("group {seq} of the state log"));
+                        return;
+                    };
+                    let subscription = decision.subscription();
+                    if included.get(&subscription).is_some_and(|at| seq <= *at) {
+                        continue;
+                    }
+                    if let Some(&shard) = shard_of.get(&subscription) {
+                        shards[shard].recover_decision(&decision);
+                    }
+                }
+            }
+        })?;
+        match damage {
+            Some(what) => Err(ReadError::Damaged { what }),
+            None => Ok(Self { shards, last }),
+        }
+    }
+}
+
+fn shard_of(topic: TopicNumber, count: usize) -> usize {
+    topic.0 as usize % count
+}
+
+impl Shards {
+    /// Starts a driver for each shard, the feed and the housekeeping, all on `tasks`, until `stop`.
+    pub(crate) fn start(
+        recovered: RecoveredShards,
+        outside: &Arc<Outside>,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Arc<Self> {
+        let last_seq = Arc::new(AtomicU64::new(recovered.last.0));
+        let mut handles = Vec::new();
+        let mut feeds = Vec::new();
+        for (index, shard) in recovered.shards.into_iter().enumerate() {
+            let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+            let (feed, frames) = mpsc::channel(FEED_BATCHES_MAX);
+            let id = ShardId(u16::try_from(index).expect("at most 65,535 shards"));
+            let driver =
+                Driver::new(id, shard, Arc::clone(outside), Arc::clone(&last_seq), recovered.last, inbox, frames);
+            tasks.spawn(driver.run(stop.clone()));
+            handles.push(commands);
+            feeds.push(feed);
+        }
+        let shards = Arc::new(Self { handles, replies: AtomicU64::new(0) });
+        tasks.spawn(feed(Arc::clone(&outside.log), feeds, stop.clone()));
+        tasks.spawn(housekeeping(Arc::clone(&shards), Arc::clone(outside), stop.clone()));
+        shards
+    }
+
+    pub(crate) fn next_reply(&self) -> gridwire_core::shard::ReplyId {
+        gridwire_core::shard::ReplyId(self.replies.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Hands a command to the shard of `topic`. `false` when the broker is stopping.
+    pub(crate) async fn send(&self, topic: TopicNumber, command: Command) -> bool {
+        self.handles[shard_of(topic, self.handles.len())].send(command).await.is_ok()
+    }
+
+    /// The same for a caller that cannot wait; a full queue loses the command.
+    pub(crate) fn try_send(&self, topic: TopicNumber, command: Command) {
+        // What is sent this way (a cancelled receive) heals by itself when it is lost.
+        let _ = self.handles[shard_of(topic, self.handles.len())].try_send(command);
+    }
+
+    /// Makes the shards serve what `new` has and `old` had not, with their start recorded.
+    pub(crate) async fn subscribe_new(
+        &self,
+        log: &dyn Log,
+        old: &RoutingTable,
+        new: &RoutingTable,
+    ) -> Result<(), InstallError> {
+        let known: HashMap<SubscriptionNumber, Arc<SubscriptionRoute>> =
+            old.subscriptions().into_iter().map(|route| (route.number, route)).collect();
+        for route in new.subscriptions() {
+            let same = known.get(&route.number).is_some_and(|before| {
+                Arc::ptr_eq(before, &route)
+                    || (before.policy == route.policy
+                        && before.webhook == route.webhook
+                        && before.dead_letter == route.dead_letter
+                        && before.resource_id == route.resource_id)
+            });
+            if same {
+                continue;
+            }
+            let input = SubscribeInput {
+                number: route.number,
+                slot: route.slot,
+                topic: route.topic,
+                policy: route.policy.clone(),
+                end: log.end(route.topic),
+                start: log.start(route.topic),
+            };
+            let (done, recorded) = oneshot::channel();
+            self.tell(route.topic, Command::Subscribe { input, route, done }, recorded).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends what `old` had and `new` has no more.
+    pub(crate) async fn unsubscribe_old(&self, old: &RoutingTable, new: &RoutingTable) -> Result<(), InstallError> {
+        let live: HashMap<SubscriptionNumber, ()> =
+            new.subscriptions().into_iter().map(|route| (route.number, ())).collect();
+        for route in old.subscriptions() {
+            if live.contains_key(&route.number) {
+                continue;
+            }
+            let (done, recorded) = oneshot::channel();
+            let command = Command::Unsubscribe { subscription: route.number, done };
+            self.tell(route.topic, command, recorded).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell(
+        &self,
+        topic: TopicNumber,
+        command: Command,
+        recorded: oneshot::Receiver<()>,
+    ) -> Result<(), InstallError> {
+        if !self.send(topic, command).await {
+            return Err(InstallError::Stopping);
+        }
+        recorded.await.map_err(|_| InstallError::Stopping)
+    }
+
+    /// Every queue's status, in order of subscription.
+    pub(crate) async fn status(&self) -> Vec<QueueStatus> {
+        let mut all = Vec::new();
+        for handle in &self.handles {
+            let (reply, answer) = oneshot::channel();
+            if handle.send(Command::Status { reply }).await.is_ok()
+                && let Ok(status) = answer.await
+            {
+                all.extend(status);
+            }
+        }
+        all.sort_by_key(|status| status.subscription);
+        all
+    }
+}
+
+/// Shows durable frames to the shards of their topics, in log order.
+async fn feed(log: Arc<dyn Log>, shards: Vec<mpsc::Sender<Vec<Frame>>>, stop: CancellationToken) {
+    let (mut next, _) = log.position();
+    loop {
+        let frames = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            frames = log.read(next, FEED_BYTES) => frames,
+        };
+        let frames = match frames {
+            Ok(frames) => frames,
+            Err(error) => {
+                // Frames just written cannot be read: the store is broken, and says so to everybody.
+                tracing::error!(%error, lsn = %next, "failed to read the tail of the log");
+                return;
+            }
+        };
+        let mut batches: Vec<Vec<Frame>> = vec![Vec::new(); shards.len()];
+        for frame in frames {
+            next = frame.lsn.next();
+            batches[shard_of(frame.topic, shards.len())].push(frame);
+        }
+        for (shard, batch) in shards.iter().zip(batches) {
+            if !batch.is_empty() && shard.send(batch).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Takes snapshots when the log wants one, and lets segments go that nobody needs.
+async fn housekeeping(shards: Arc<Shards>, outside: Arc<Outside>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = outside.clock.sleep(HOUSEKEEPING) => {}
+        }
+        if outside.log.wants_snapshot()
+            && let Err(error) = snapshot(&shards, &*outside.log).await
+        {
+            tracing::warn!(%error, "failed to take a snapshot; the state log stays until the next try");
+        }
+        if let Err(error) = trim(&shards, &*outside.log).await {
+            tracing::warn!(%error, "failed to let segments go");
+        }
+    }
+}
+
+async fn snapshot(shards: &Shards, log: &dyn Log) -> Result<(), gridwire_store::AppendError> {
+    let mut parts = Vec::new();
+    for handle in &shards.handles {
+        let (reply, answer) = oneshot::channel();
+        if handle.send(Command::Snapshot { reply }).await.is_err() {
+            return Ok(());
+        }
+        let Ok(part) = answer.await else { return Ok(()) };
+        parts.extend(part);
+    }
+    log.snapshot(parts).await
+}
+
+/// Segments go oldest first, each when every subscription of each of its topics has settled all it holds.
+/// Time to live ends no later than retention, so what is past retention settles by expiring.
+async fn trim(shards: &Shards, log: &dyn Log) -> Result<(), gridwire_store::AppendError> {
+    let segments = log.segments();
+    if segments.is_empty() {
+        return Ok(());
+    }
+    let mut floors: HashMap<TopicNumber, u64> = HashMap::new();
+    for status in shards.status().await {
+        let floor = floors.entry(status.topic).or_insert(u64::MAX);
+        *floor = (*floor).min(status.floor.0);
+    }
+    let free = segments
+        .iter()
+        .take_while(|segment| {
+            segment.topics.iter().all(|span| floors.get(&span.topic).is_none_or(|floor| *floor > span.last.0))
+        })
+        .last();
+    let Some(last) = free else { return Ok(()) };
+    // A floor that is only in memory must not cost the events above it: first the flush, then the trim.
+    log.flush_state().await?;
+    log.trim(last.end).await
+}

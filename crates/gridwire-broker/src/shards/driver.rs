@@ -1,0 +1,417 @@
+//! The loop around one shard: take inputs, let the shard decide, record, then let the effects out.
+//!
+//! It decides nothing. Inputs that come while a group is being recorded form the next one, so a busy shard
+//! writes few, large groups. **No answer and no attempt leaves before the decisions made with it are
+//! recorded.** When recording fails the log has failed, and the process ends with it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use gridwire_core::ids::{Offset, ShardId, StateSeq, SubscriptionNumber, TopicNumber};
+use gridwire_core::lock_token::LockToken;
+use gridwire_core::routing::SubscriptionRoute;
+use gridwire_core::shard::{
+    Answer, Effect, Input, LeasedEvent, Output, QueueStatus, ReplyId, SettleVerb, Shard, SubscribeInput, TokenError,
+};
+use gridwire_core::time::Timestamp;
+use gridwire_store::{AppendError, Frame, SnapshotPart};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::work::{Done, Outside};
+use crate::push::Finished;
+
+/// Inputs taken into one group at most, so that answers do not wait for an endless group.
+const GROUP_INPUTS_MAX: usize = 256;
+/// Finished attempts waiting for the shard. At least what all endpoints' connections can finish at once;
+/// beyond it their workers wait, which only slows them.
+const FINISHED_MAX: usize = 4_096;
+
+/// What a receive is told.
+pub(crate) enum ReceiveReply {
+    Events(Vec<LeasedEvent>),
+    NotPull,
+    Gone,
+    TooManyReceivers,
+}
+
+/// What a settle is told.
+pub(crate) enum SettleReply {
+    Results(Vec<Result<(), TokenError>>),
+    NotPull,
+    Gone,
+}
+
+/// A request to one shard.
+pub(crate) enum Command {
+    Subscribe {
+        input: SubscribeInput,
+        route: Arc<SubscriptionRoute>,
+        done: oneshot::Sender<()>,
+    },
+    Unsubscribe {
+        subscription: SubscriptionNumber,
+        done: oneshot::Sender<()>,
+    },
+    Receive {
+        subscription: SubscriptionNumber,
+        id: ReplyId,
+        max: u32,
+        deadline: Timestamp,
+        reply: oneshot::Sender<ReceiveReply>,
+    },
+    CancelReceive {
+        subscription: SubscriptionNumber,
+        id: ReplyId,
+    },
+    Settle {
+        subscription: SubscriptionNumber,
+        id: ReplyId,
+        verb: SettleVerb,
+        tokens: Vec<LockToken>,
+        reply: oneshot::Sender<SettleReply>,
+    },
+    /// The bytes of a leased event could not be read.
+    Unreadable {
+        subscription: SubscriptionNumber,
+        offset: Offset,
+    },
+    Status {
+        reply: oneshot::Sender<Vec<QueueStatus>>,
+    },
+    Snapshot {
+        reply: oneshot::Sender<Vec<SnapshotPart>>,
+    },
+}
+
+/// Who waits for an answer.
+enum Waiter {
+    Receive { subscription: SubscriptionNumber, reply: oneshot::Sender<ReceiveReply> },
+    Settle(oneshot::Sender<SettleReply>),
+}
+
+pub(super) struct Driver {
+    id: ShardId,
+    shard: Shard,
+    outside: Arc<Outside>,
+    /// The newest group of any shard; see [`Driver::snapshot`].
+    newest: Arc<AtomicU64>,
+    last: StateSeq,
+    commands: mpsc::Receiver<Command>,
+    frames: mpsc::Receiver<Vec<Frame>>,
+    finished: mpsc::Receiver<Finished>,
+    finished_sender: mpsc::Sender<Finished>,
+    /// Reads and dead letters under way.
+    work: JoinSet<Done>,
+    routes: HashMap<SubscriptionNumber, Arc<SubscriptionRoute>>,
+    waiters: HashMap<ReplyId, Waiter>,
+    /// Told once the group is recorded.
+    acknowledgements: Vec<oneshot::Sender<()>>,
+    /// Given their entries once the group is recorded.
+    snapshots: Vec<oneshot::Sender<Vec<SnapshotPart>>>,
+    out: Output,
+}
+
+impl Driver {
+    pub(super) fn new(
+        id: ShardId,
+        shard: Shard,
+        outside: Arc<Outside>,
+        newest: Arc<AtomicU64>,
+        last: StateSeq,
+        commands: mpsc::Receiver<Command>,
+        frames: mpsc::Receiver<Vec<Frame>>,
+    ) -> Self {
+        let (finished_sender, finished) = mpsc::channel(FINISHED_MAX);
+        Self {
+            id,
+            shard,
+            outside,
+            newest,
+            last,
+            commands,
+            frames,
+            finished,
+            finished_sender,
+            work: JoinSet::new(),
+            routes: HashMap::new(),
+            waiters: HashMap::new(),
+            acknowledgements: Vec::new(),
+            snapshots: Vec::new(),
+            out: Output::default(),
+        }
+    }
+
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let clock = Arc::clone(&self.outside.clock);
+        loop {
+            let due = self.shard.next_due();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                Some(finished) = self.finished.recv() => self.attempted(&finished),
+                Some(command) = self.commands.recv() => self.command(command),
+                Some(done) = self.work.join_next(), if !self.work.is_empty() => self.worked(done),
+                Some(frames) = self.frames.recv() => self.frames(&frames),
+                () = clock.sleep_until(due), if due != Timestamp::MAX => self.input(Input::Tick),
+            }
+            self.gather();
+            if self.record().await.is_err() {
+                // Nothing of this group may leave. The log reports its failure, and the process ends.
+                return;
+            }
+            self.let_out();
+        }
+    }
+
+    /// Takes what else is there already, so that one record serves it all. Every source gets its turn.
+    fn gather(&mut self) {
+        for _ in 0..GROUP_INPUTS_MAX {
+            let mut idle = true;
+            if let Ok(finished) = self.finished.try_recv() {
+                self.attempted(&finished);
+                idle = false;
+            }
+            if let Ok(command) = self.commands.try_recv() {
+                self.command(command);
+                idle = false;
+            }
+            if let Some(done) = self.work.try_join_next() {
+                self.worked(done);
+                idle = false;
+            }
+            if idle {
+                break;
+            }
+        }
+        if let Ok(frames) = self.frames.try_recv() {
+            self.frames(&frames);
+        }
+        if self.shard.next_due() <= self.outside.clock.now() {
+            self.input(Input::Tick);
+        }
+    }
+
+    fn input(&mut self, input: Input<'_>) {
+        let rng = Arc::clone(&self.outside.rng);
+        self.shard.handle(input, self.outside.clock.now(), &mut || rng.next_u64(), &mut self.out);
+    }
+
+    fn frames(&mut self, frames: &[Frame]) {
+        let rng = Arc::clone(&self.outside.rng);
+        let now = self.outside.clock.now();
+        for frame in frames {
+            self.shard.frame(&frame.view(), now, &mut || rng.next_u64(), &mut self.out);
+        }
+    }
+
+    fn attempted(&mut self, finished: &Finished) {
+        let key = finished.key;
+        self.outside.note_attempt(finished);
+        // 53 random bits make a fraction in 0.0..1.0.
+        let jitter = (self.outside.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        self.input(Input::Attempted {
+            subscription: key.subscription,
+            offset: key.offset,
+            id: key.id,
+            outcome: finished.outcome,
+            jitter,
+        });
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Subscribe { input, route, done } => {
+                self.routes.insert(input.number, route);
+                self.input(Input::Subscribe(input));
+                self.acknowledgements.push(done);
+            }
+            Command::Unsubscribe { subscription, done } => {
+                self.routes.remove(&subscription);
+                self.input(Input::Unsubscribe { subscription });
+                self.acknowledgements.push(done);
+            }
+            Command::Receive { subscription, id, max, deadline, reply } => {
+                self.waiters.insert(id, Waiter::Receive { subscription, reply });
+                self.input(Input::Receive { subscription, reply: id, max, deadline });
+            }
+            Command::CancelReceive { subscription, id } => {
+                if self.waiters.remove(&id).is_some() {
+                    self.input(Input::CancelReceive { subscription, reply: id });
+                }
+            }
+            Command::Settle { subscription, id, verb, tokens, reply } => {
+                self.waiters.insert(id, Waiter::Settle(reply));
+                self.input(Input::Settle { subscription, reply: id, verb, tokens: &tokens });
+            }
+            Command::Unreadable { subscription, offset } => {
+                self.input(Input::Unreadable { subscription, offset });
+            }
+            Command::Status { reply } => {
+                // Nobody waiting any more is fine.
+                let _ = reply.send(self.shard.status());
+            }
+            Command::Snapshot { reply } => self.snapshots.push(reply),
+        }
+    }
+
+    /// Every queue's entry; only while every decision made is recorded. `at` is the newest group of *any*
+    /// shard, since none up to it can change these queues any more: this shard's own are all applied, and no
+    /// other shard touches them.
+    fn snapshot(&self) -> Vec<SnapshotPart> {
+        let at = StateSeq(self.newest.load(Ordering::Acquire));
+        
+        let part = |subscription| {
+            let state = self.shard.snapshot(subscription)?;
+            Some(SnapshotPart { subscription, at, state })
+        };
+        self.shard.subscriptions().filter_map(part).collect()
+    }
+
+    fn worked(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        // A panic in a read is a bug; the subscription it was for goes on with its next input.
+        let Ok(done) = done else { return };
+        match done {
+            Done::Nothing => {}
+            Done::Scanned { subscription, from, positions, next } => {
+                self.input(Input::Scanned { subscription, from, matches: &positions, next });
+            }
+            Done::ScanFailed { subscription } => self.input(Input::ScanFailed { subscription }),
+            Done::Unreadable { subscription, offsets } => {
+                for offset in offsets {
+                    self.input(Input::Unreadable { subscription, offset });
+                }
+            }
+            Done::DeadLetter { subscription, offset, written: true } => {
+                self.input(Input::DeadLetterWritten { subscription, offset });
+            }
+            Done::DeadLetter { subscription, offset, written: false } => {
+                self.input(Input::DeadLetterFailed { subscription, offset });
+            }
+        }
+    }
+
+    async fn record(&mut self) -> Result<(), AppendError> {
+        if self.out.decisions.is_empty() {
+            return Ok(());
+        }
+        let mut group = Vec::with_capacity(self.out.decisions.len() * 32);
+        for decision in self.out.decisions.drain(..) {
+            decision.encode(&mut group);
+        }
+        loop {
+            match self.outside.log.append_state(self.id, group.clone(), self.last).await {
+                Ok(seq) => {
+                    self.last = seq;
+                    self.newest.fetch_max(seq.0, Ordering::AcqRel);
+                    return Ok(());
+                }
+                // The decisions are made: they wait for room, and everything of this shard with them.
+                Err(AppendError::Overloaded | AppendError::StorageFull) => {
+                    self.outside.clock.sleep(std::time::Duration::from_millis(50)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn let_out(&mut self) {
+        for reply in std::mem::take(&mut self.snapshots) {
+            let _ = reply.send(self.snapshot());
+        }
+        for done in self.acknowledgements.drain(..) {
+            let _ = done.send(());
+        }
+        let mut attempts: Vec<Attempting> = Vec::new();
+        for effect in std::mem::take(&mut self.out.effects) {
+            match effect {
+                Effect::Answer { reply, answer } => self.answer(reply, answer),
+                Effect::Attempt { subscription, topic, offset, attempt, id } => {
+                    attempts.push(Attempting { subscription, topic, offset, attempt, id });
+                }
+                Effect::Scan { subscription, topic, slot, from, max } => {
+                    let scan = Outside::scan(Arc::clone(&self.outside), subscription, topic, slot, from, max);
+                    self.work.spawn(scan);
+                }
+                Effect::DeadLetter { subscription, topic, offset, attempts, reason, status } => {
+                    let Some(route) = self.routes.get(&subscription) else { continue };
+                    let letter = super::work::Letter { topic, offset, attempts, reason, status };
+                    self.work.spawn(Outside::dead_letter(Arc::clone(&self.outside), Arc::clone(route), letter));
+                }
+            }
+        }
+        self.start_attempts(attempts);
+    }
+
+    fn start_attempts(&mut self, attempts: Vec<Attempting>) {
+        // One read for all attempts of a subscription that start together.
+        for group in attempts.chunk_by(|left, right| left.subscription == right.subscription) {
+            let Some(route) = self.routes.get(&group[0].subscription) else { continue };
+            let outside = Arc::clone(&self.outside);
+            let mut start =
+                Box::pin(outside.attempt(Arc::clone(route), group.to_vec(), self.finished_sender.clone()));
+            // Most events are in the cache of the log's tail: then this is done at once, without a task.
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            match start.as_mut().poll(&mut context) {
+                std::task::Poll::Ready(Done::Nothing) => {}
+                std::task::Poll::Ready(done) => drop(self.work.spawn(async { done })),
+                std::task::Poll::Pending => drop(self.work.spawn(start)),
+            }
+        }
+    }
+
+    fn answer(&mut self, reply: ReplyId, answer: Answer) {
+        match self.waiters.remove(&reply) {
+            Some(Waiter::Receive { subscription, reply }) => {
+                let answer = match answer {
+                    Answer::Received(events) => ReceiveReply::Events(events),
+                    Answer::NotPull => ReceiveReply::NotPull,
+                    Answer::TooManyReceivers => ReceiveReply::TooManyReceivers,
+                    Answer::Gone | Answer::Settled(_) => ReceiveReply::Gone,
+                };
+                if let Err(ReceiveReply::Events(events)) = reply.send(answer) {
+                    self.release(subscription, &events);
+                }
+            }
+            Some(Waiter::Settle(reply)) => {
+                let answer = match answer {
+                    Answer::Settled(results) => SettleReply::Results(results),
+                    Answer::NotPull => SettleReply::NotPull,
+                    Answer::Gone | Answer::Received(_) | Answer::TooManyReceivers => SettleReply::Gone,
+                };
+                // A client that hung up has no more to learn; its events are settled.
+                let _ = reply.send(answer);
+            }
+            None => {}
+        }
+    }
+
+    /// The receiver hung up before its answer left: nobody knows these tokens, so the locks end now. The
+    /// decisions wait in `out` for the next group.
+    fn release(&mut self, subscription: SubscriptionNumber, events: &[LeasedEvent]) {
+        let tokens: Vec<LockToken> = events
+            .iter()
+            .map(|event| LockToken {
+                subscription,
+                offset: event.offset,
+                delivery: event.delivery,
+                nonce: event.nonce,
+            })
+            .collect();
+        let verb = SettleVerb::Release { delay: std::time::Duration::ZERO };
+        // Nobody waits for the answer under this id.
+        self.input(Input::Settle { subscription, reply: ReplyId(u64::MAX), verb, tokens: &tokens });
+    }
+}
+
+/// A push attempt that the shard wants started.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempting {
+    pub(super) subscription: SubscriptionNumber,
+    pub(super) topic: TopicNumber,
+    pub(super) offset: Offset,
+    pub(super) attempt: u32,
+    pub(super) id: u64,
+}

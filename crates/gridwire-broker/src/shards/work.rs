@@ -1,0 +1,223 @@
+//! What the shards' drivers let out into the world: reads of the log, attempts, dead letters.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gridwire_core::event::Event;
+use gridwire_core::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
+use gridwire_core::render;
+use gridwire_core::retry::Outcome;
+use gridwire_core::routing::{SubscriptionRoute, TopicKind};
+use gridwire_core::shard::{DeadLetterReason, Position};
+use gridwire_outside::{Clock, Rng};
+use gridwire_store::Log;
+use tokio::sync::mpsc;
+
+use super::driver::Attempting;
+use crate::dead_letter::{DeadLetters, dead_letter_guid};
+use crate::deliveries::{Deliveries, Delivery};
+use crate::metrics::Metrics;
+use crate::push::{Attempt, AttemptKey, Dispatcher, Finished};
+
+/// A pause before a failed scan is reported: the store is in trouble, and asking again at once would only
+/// add to it.
+const SCAN_RETRY: Duration = Duration::from_secs(1);
+
+/// Everything around the shards that does something.
+#[derive(Debug)]
+pub(crate) struct Outside {
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) rng: Arc<dyn Rng>,
+    pub(crate) dispatcher: Arc<Dispatcher>,
+    pub(crate) dead_letters: DeadLetters,
+    pub(crate) deliveries: Deliveries,
+    pub(crate) metrics: Metrics,
+}
+
+/// How a piece of work ended.
+pub(super) enum Done {
+    Nothing,
+    Scanned { subscription: SubscriptionNumber, from: Offset, positions: Vec<Position>, next: u64 },
+    ScanFailed { subscription: SubscriptionNumber },
+    Unreadable { subscription: SubscriptionNumber, offsets: Vec<Offset> },
+    DeadLetter { subscription: SubscriptionNumber, offset: Offset, written: bool },
+}
+
+/// A dead letter to be written.
+pub(super) struct Letter {
+    pub(super) topic: TopicNumber,
+    pub(super) offset: Offset,
+    pub(super) attempts: u32,
+    pub(super) reason: DeadLetterReason,
+    pub(super) status: Option<u16>,
+}
+
+impl Outside {
+    pub(super) async fn scan(
+        self: Arc<Self>,
+        subscription: SubscriptionNumber,
+        topic: TopicNumber,
+        slot: Slot,
+        from: Offset,
+        max: usize,
+    ) -> Done {
+        match self.log.scan(topic, slot, from, max).await {
+            Ok(found) => {
+                let positions = found
+                    .matches
+                    .iter()
+                    .map(|matched| Position { offset: matched.offset, time: matched.time, size: matched.size })
+                    .collect();
+                Done::Scanned { subscription, from, positions, next: found.next }
+            }
+            Err(error) => {
+                tracing::error!(%error, %subscription, %from, "failed to scan the log for a subscription");
+                self.clock.sleep(SCAN_RETRY).await;
+                Done::ScanFailed { subscription }
+            }
+        }
+    }
+
+    /// Reads the events, renders them and hands them to the dispatcher.
+    pub(super) async fn attempt(
+        self: Arc<Self>,
+        route: Arc<SubscriptionRoute>,
+        attempts: Vec<Attempting>,
+        finished: mpsc::Sender<Finished>,
+    ) -> Done {
+        let subscription = route.number;
+        let Some(webhook) = &route.webhook else { return Done::Nothing };
+        let mut offsets: Vec<Offset> = attempts.iter().map(|attempt| attempt.offset).collect();
+        offsets.sort_unstable();
+        let fetched = match self.log.fetch(route.topic, offsets).await {
+            Ok(fetched) => fetched,
+            Err(error) => {
+                tracing::error!(%error, %subscription, "failed to read events for delivery");
+                let offsets = attempts.iter().map(|attempt| attempt.offset).collect();
+                return Done::Unreadable { subscription, offsets };
+            }
+        };
+        let mut unreadable = Vec::new();
+        for attempt in attempts {
+            let found = fetched.binary_search_by_key(&attempt.offset, |event| event.offset);
+            let event = found.ok().and_then(|place| {
+                let fetched = &fetched[place];
+                Some((Event::decode(&fetched.event)?, fetched.time))
+            });
+            let Some((event, published)) = event else {
+                unreadable.push(attempt.offset);
+                continue;
+            };
+            let context =
+                render::DeliveryContext { topic_resource_id: &route.topic_resource_id, published };
+            let mut body = Vec::with_capacity(512);
+            render::body([(&event, context)], webhook.schema, false, &mut body);
+            // The service counts the attempts already made: 0 with the first.
+            let made = attempt.attempt.saturating_sub(1);
+            let headers = render::delivery_headers(&event, &route.name, made, webhook.schema);
+            let key = AttemptKey {
+                subscription,
+                offset: attempt.offset,
+                id: attempt.id,
+                attempt: attempt.attempt,
+            };
+            let content_type = render::content_type(webhook.schema, false);
+            let body = Bytes::from(body);
+            let attempt = Attempt { subscription: Arc::clone(&route), key, body, content_type, headers };
+            self.dispatcher.start(attempt, &finished);
+        }
+        if unreadable.is_empty() { Done::Nothing } else { Done::Unreadable { subscription, offsets: unreadable } }
+    }
+
+    pub(super) async fn dead_letter(self: Arc<Self>, route: Arc<SubscriptionRoute>, letter: Letter) -> Done {
+        let subscription = route.number;
+        let offset = letter.offset;
+        let Some(destination) = &route.dead_letter else {
+            // The destination was taken away after the event was given up: it counts as down.
+            return Done::DeadLetter { subscription, offset, written: false };
+        };
+        let fetched = match self.log.fetch(letter.topic, vec![offset]).await {
+            Ok(fetched) => fetched,
+            Err(error) => {
+                tracing::error!(%error, %subscription, "failed to read an event for its dead letter");
+                return Done::Unreadable { subscription, offsets: vec![offset] };
+            }
+        };
+        let Some((event, published)) =
+            fetched.first().and_then(|fetched| Some((Event::decode(&fetched.event)?, fetched.time)))
+        else {
+            return Done::Unreadable { subscription, offsets: vec![offset] };
+        };
+        let now = self.clock.now();
+        let context = render::DeliveryContext { topic_resource_id: &route.topic_resource_id, published };
+        let last_outcome = last_outcome(&route, &letter);
+        let info = render::DeadLetterInfo {
+            reason: letter.reason,
+            attempts: letter.attempts,
+            last_outcome,
+            last_attempt: (letter.attempts > 0).then_some(now),
+            last_http_status: letter.status,
+            custom_properties: &[],
+        };
+        let mut content = Vec::new();
+        let schema = route.webhook.as_ref().map(|webhook| webhook.schema);
+        render::dead_letter(&event, &info, context, route.topic_kind, schema, &mut content);
+        let guid = dead_letter_guid(subscription, offset);
+        let place = render::DeadLetterPlace {
+            kind: route.topic_kind,
+            namespace: &route.namespace_name,
+            topic: &route.topic_name,
+            subscription: &route.name,
+        };
+        // By publish time, so that a repeat after a crash finds the same path and overwrites its own copy.
+        let path = render::dead_letter_path(&place, published, &guid);
+        let written = self.dead_letters.write(destination, &path, content).await;
+        if let Err(error) = &written {
+            tracing::warn!(%error, subscription = route.name, "failed to write a dead letter; it will be tried again");
+        }
+        Done::DeadLetter { subscription, offset, written: written.is_ok() }
+    }
+
+    /// Counts a finished attempt and remembers it for whoever watches.
+    pub(super) fn note_attempt(&self, finished: &Finished) {
+        let counter = if finished.outcome == Outcome::Accepted {
+            &self.metrics.attempts_delivered
+        } else {
+            &self.metrics.attempts_failed
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.metrics.attempt_seconds.observe(finished.latency);
+        self.deliveries.push(Delivery {
+            seq: 0,
+            subscription: finished.key.subscription,
+            time: self.clock.now(),
+            offset: finished.key.offset,
+            event_id: String::new(),
+            attempt: finished.key.attempt,
+            outcome: finished.outcome.as_str(),
+            status: finished.status,
+            latency: finished.latency,
+        });
+    }
+}
+
+/// What is said of the last delivery: a push's outcome, or how a pull delivery ended.
+fn last_outcome(route: &SubscriptionRoute, letter: &Letter) -> Option<&'static str> {
+    if letter.attempts == 0 {
+        return None;
+    }
+    if route.webhook.is_some() {
+        let outcome = match letter.status {
+            Some(status) => Outcome::Answered { status, retry_after: None },
+            None => Outcome::TimedOut,
+        };
+        return Some(outcome.as_str());
+    }
+    Some(match (route.topic_kind, letter.reason) {
+        (TopicKind::Custom | TopicKind::Namespace, DeadLetterReason::Rejected) => render::DeadLetterInfo::REJECTED,
+        _ => render::DeadLetterInfo::NOT_SETTLED,
+    })
+}
