@@ -140,7 +140,9 @@ mod tests {
 
     fn set(slots: &[u32]) -> MatchSet {
         let mut set = MatchSet::default();
-        slots.iter().for_each(|&slot| set.push(Slot(slot)));
+        for &slot in slots {
+            set.push(Slot(slot));
+        }
         set
     }
 
