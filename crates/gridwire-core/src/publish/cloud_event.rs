@@ -191,7 +191,7 @@ impl<'a> Members<'a> {
         if !is_attribute_name(&name, ATTRIBUTE_NAME_STRUCTURED_MAX) {
             return Err(invalid(index, &name, "must be named with 1 to 64 characters of a-z and 0-9"));
         }
-        if !self.names.insert(&name) {
+        if !self.names.insert(name.clone()) {
             return Err(duplicate(index, &name));
         }
         match json::value(raw) {

@@ -47,7 +47,7 @@ impl<'de> Visitor<'de> for EventSeed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut members = Members::default();
-        while let Some(Name(name)) = map.next_key()? {
+        while let Some(name) = map.next_key()? {
             let value: &'de RawValue = map.next_value()?;
             members
                 .take(&name, value, self.progress.index())
@@ -70,8 +70,9 @@ struct Members<'a> {
 const OUTER: usize = 2;
 
 impl<'a> Members<'a> {
-    fn take(&mut self, name: &Cow<'a, str>, raw: &'a RawValue, index: usize) -> Result<(), ApiError> {
+    fn take(&mut self, name: &Name<'a>, raw: &'a RawValue, index: usize) -> Result<(), ApiError> {
         self.names.count()?;
+        let Name(name) = name;
         let place = match &**name {
             "id" => ID,
             "topic" => TOPIC,
@@ -89,7 +90,7 @@ impl<'a> Members<'a> {
             }
             _ => {
                 json::depth(raw.get(), OUTER)?;
-                return if self.names.insert(name) { Ok(()) } else { Err(duplicate(index, name)) };
+                return if self.names.insert(name.clone()) { Ok(()) } else { Err(duplicate(index, name)) };
             }
         };
         if self.seen & 1 << place != 0 {

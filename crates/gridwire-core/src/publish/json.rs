@@ -196,15 +196,15 @@ impl<'a> Names<'a> {
     }
 
     /// False when `name` was there before.
-    pub(super) fn insert(&mut self, name: &Cow<'a, str>) -> bool {
-        if self.few.contains(name) {
+    pub(super) fn insert(&mut self, name: Cow<'a, str>) -> bool {
+        if self.few.contains(&name) {
             return false;
         }
         if self.few.len() < FEW {
-            self.few.push(name.clone());
+            self.few.push(name);
             return true;
         }
-        self.many.insert(name.clone())
+        self.many.insert(name)
     }
 }
 
@@ -294,10 +294,10 @@ mod tests {
     fn many_names_are_told_apart_too() {
         let mut names = Names::default();
         for number in 0..100 {
-            assert!(names.insert(&Cow::Owned(number.to_string())));
+            assert!(names.insert(Cow::Owned(number.to_string())));
         }
         for number in [0, 15, 16, 17, 99] {
-            assert!(!names.insert(&Cow::Owned(number.to_string())));
+            assert!(!names.insert(Cow::Owned(number.to_string())));
         }
     }
 }

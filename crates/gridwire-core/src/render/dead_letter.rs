@@ -1,0 +1,208 @@
+//! Dead letters: an event that was given up, with the reason, and where it is put (`push-delivery` contract,
+//! section 9).
+
+use crate::event::{DeliverySchema, Event};
+use crate::render::object::Object;
+use crate::render::{DeliveryContext, envelope, possible};
+use crate::routing::TopicKind;
+use crate::time::Timestamp;
+
+/// Why an event was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DeadLetterReason {
+    /// It was delivered as often as the subscription allows.
+    MaxDeliveryAttempts,
+    /// Its time to live ended.
+    TimeToLive,
+    /// The endpoint answered with a status that is not worth another attempt.
+    Undeliverable { status: u16 },
+    /// A receiver rejected it.
+    Rejected,
+}
+
+/// What is told about an event that was given up.
+#[derive(Clone, Copy, Debug)]
+pub struct DeadLetterInfo<'a> {
+    pub reason: DeadLetterReason,
+    /// Deliveries made, of push and pull alike.
+    pub attempts: u32,
+    /// How the last of them ended, if there was any: [`crate::retry::Outcome::as_str`] for a push, and for
+    /// pull a sentence such as [`DeadLetterInfo::NOT_SETTLED`].
+    pub last_outcome: Option<&'a str>,
+    pub last_attempt: Option<Timestamp>,
+    /// The status of the last answer, if there was one.
+    pub last_http_status: Option<u16>,
+    /// The delivery attributes a namespace's subscription adds, without secret ones.
+    pub custom_properties: &'a [(&'a str, &'a str)],
+}
+
+impl DeadLetterInfo<'_> {
+    /// The documented result of a pull delivery whose lock ran out.
+    pub const NOT_SETTLED: &'static str = "Event was not acknowledged nor rejected.";
+    /// The result of a pull delivery that ended by reject.
+    pub const REJECTED: &'static str = "Event was rejected.";
+    /// The result of a pull delivery that ended by release.
+    pub const RELEASED: &'static str = "Event was released.";
+}
+
+impl DeadLetterReason {
+    /// `deadLetterReason` of a custom topic's dead letter.
+    fn name(self) -> String {
+        match self {
+            Self::MaxDeliveryAttempts => "MaxDeliveryAttemptsExceeded".to_owned(),
+            Self::TimeToLive => "TimeToLiveExceeded".to_owned(),
+            Self::Rejected => "Rejected".to_owned(),
+            Self::Undeliverable { status } => match status {
+                400 => "UndeliverableDueToHttpBadRequest".to_owned(),
+                401 => "UndeliverableDueToHttpUnauthorized".to_owned(),
+                403 => "UndeliverableDueToHttpForbidden".to_owned(),
+                404 => "UndeliverableDueToHttpNotFound".to_owned(),
+                413 => "UndeliverableDueToHttpRequestEntityTooLarge".to_owned(),
+                414 => "UndeliverableDueToHttpRequestUriTooLong".to_owned(),
+                other => format!("UndeliverableDueToHttp{other}"),
+            },
+        }
+    }
+
+    /// `deadletterreason` of a namespace's dead letter.
+    fn sentence(self) -> &'static str {
+        match self {
+            Self::MaxDeliveryAttempts => "Maximum delivery attempts was exceeded.",
+            Self::TimeToLive => "Time to live was exceeded.",
+            Self::Undeliverable { .. } => "Undeliverable due to client error",
+            Self::Rejected => "Event was rejected by the receiver.",
+        }
+    }
+}
+
+/// The names under which a custom topic's dead letter tells its story: Event Grid's and `CloudEvents`'.
+struct Names {
+    reason: &'static str,
+    attempts: &'static str,
+    outcome: &'static str,
+    status: &'static str,
+    published: &'static str,
+    last_attempt: &'static str,
+}
+
+const EVENT_GRID: Names = Names {
+    reason: "deadLetterReason",
+    attempts: "deliveryAttempts",
+    outcome: "lastDeliveryOutcome",
+    status: "lastHttpStatusCode",
+    published: "publishTime",
+    last_attempt: "lastDeliveryAttemptTime",
+};
+
+const CLOUD_EVENT: Names = Names {
+    reason: "deadletterreason",
+    attempts: "deliveryattempts",
+    outcome: "lastdeliveryoutcome",
+    status: "lasthttpstatuscode",
+    published: "publishtime",
+    last_attempt: "lastdeliveryattempttime",
+};
+
+impl Names {
+    fn all(&self) -> [&'static str; 6] {
+        [self.reason, self.attempts, self.outcome, self.status, self.published, self.last_attempt]
+    }
+}
+
+/// Appends the content of a dead-letter blob: a JSON array with this one event.
+///
+/// A custom topic's letter is in the subscription's schema, where that is a custom one in Event Grid's; a
+/// namespace's wraps the event and ignores `schema`.
+pub fn dead_letter(
+    event: &Event<'_>,
+    info: &DeadLetterInfo<'_>,
+    kind: TopicKind,
+    schema: DeliverySchema,
+    context: DeliveryContext<'_>,
+    out: &mut Vec<u8>,
+) {
+    out.push(b'[');
+    let mut letter = Object::begin(out);
+    match (kind, possible(event.schema, schema)) {
+        (TopicKind::Namespace, _) => wrapped(event, info, context, &mut letter),
+        (TopicKind::Custom, DeliverySchema::CloudEvent) => {
+            // A letter that was published again has these attributes already; the new story replaces the old.
+            envelope::cloud_event(event, context, &CLOUD_EVENT.all(), &mut letter);
+            story(info, context, &CLOUD_EVENT, &mut letter);
+        }
+        (TopicKind::Custom, DeliverySchema::EventGrid | DeliverySchema::Custom) => {
+            envelope::event_grid(event, context, &mut letter);
+            story(info, context, &EVENT_GRID, &mut letter);
+        }
+    }
+    letter.end();
+    out.push(b']');
+}
+
+fn story(info: &DeadLetterInfo<'_>, context: DeliveryContext<'_>, names: &Names, letter: &mut Object<'_>) {
+    letter.text(names.reason, &info.reason.name());
+    letter.number(names.attempts, info.attempts);
+    if let Some(outcome) = info.last_outcome {
+        letter.text(names.outcome, outcome);
+    }
+    if let Some(status) = info.last_http_status {
+        letter.number(names.status, u32::from(status));
+    }
+    letter.text(names.published, &context.published.to_string());
+    if let Some(time) = info.last_attempt {
+        letter.text(names.last_attempt, &time.to_string());
+    }
+}
+
+/// The form of namespaces: the story beside the event.
+fn wrapped(
+    event: &Event<'_>,
+    info: &DeadLetterInfo<'_>,
+    context: DeliveryContext<'_>,
+    letter: &mut Object<'_>,
+) {
+    let mut properties = letter.object("deadLetterProperties");
+    properties.text("deadletterreason", info.reason.sentence());
+    properties.number("deliveryattempts", info.attempts);
+    if let Some(outcome) = info.last_outcome {
+        properties.text("deliveryresult", outcome);
+    }
+    properties.text("publishutc", &context.published.to_string());
+    if let Some(time) = info.last_attempt {
+        properties.text("deliveryattemptutc", &time.to_string());
+    }
+    properties.end();
+    let mut custom = letter.object("customDeliveryProperties");
+    for (name, value) in info.custom_properties {
+        custom.text(name, value);
+    }
+    custom.end();
+    let mut inner = letter.object("event");
+    envelope::cloud_event(event, context, &[], &mut inner);
+    inner.end();
+}
+
+/// Whose dead letters they are.
+#[derive(Clone, Copy, Debug)]
+pub struct DeadLetterPlace<'a> {
+    pub kind: TopicKind,
+    /// Not used for a custom topic.
+    pub namespace: &'a str,
+    pub topic: &'a str,
+    pub subscription: &'a str,
+}
+
+/// The blob's name in its container. `when` is the time of dead-lettering, by the hour in UTC without padding.
+pub fn dead_letter_path(place: &DeadLetterPlace<'_>, when: Timestamp, guid: &str) -> String {
+    // Past the year 9999 there is no calendar; such letters share one hour.
+    let hour = when.to_civil().map_or_else(
+        || "9999/12/31/23".to_owned(),
+        |civil| format!("{}/{}/{}/{}", civil.year(), civil.month(), civil.day(), civil.hour()),
+    );
+    match place.kind {
+        TopicKind::Custom => format!("{}/{hour}/{guid}.json", place.subscription.to_uppercase()),
+        TopicKind::Namespace => {
+            format!("{}/{}/{}/{hour}/{guid}.json", place.namespace, place.topic, place.subscription)
+        }
+    }
+}

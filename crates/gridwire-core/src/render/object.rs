@@ -1,0 +1,64 @@
+//! A JSON object, written member by member.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+/// Writes `{"name":value,…}` to the end of a buffer.
+pub(super) struct Object<'o> {
+    out: &'o mut Vec<u8>,
+    empty: bool,
+}
+
+impl<'o> Object<'o> {
+    pub(super) fn begin(out: &'o mut Vec<u8>) -> Self {
+        out.push(b'{');
+        Self { out, empty: true }
+    }
+
+    pub(super) fn end(self) {
+        self.out.push(b'}');
+    }
+
+    pub(super) fn text(&mut self, name: &str, value: &str) {
+        self.name(name);
+        string(value, self.out);
+    }
+
+    /// A value that is JSON already.
+    pub(super) fn json(&mut self, name: &str, value: &str) {
+        self.name(name);
+        self.out.extend_from_slice(value.as_bytes());
+    }
+
+    pub(super) fn number(&mut self, name: &str, value: u32) {
+        self.json(name, &value.to_string());
+    }
+
+    pub(super) fn base64(&mut self, name: &str, bytes: &[u8]) {
+        self.name(name);
+        self.out.push(b'"');
+        let start = self.out.len();
+        // Four characters for every three bytes begun, padding included.
+        self.out.resize(start + bytes.len().div_ceil(3) * 4, 0);
+        STANDARD.encode_slice(bytes, &mut self.out[start..]).expect("the room was made to measure");
+        self.out.push(b'"');
+    }
+
+    /// An object inside this one; ends by [`Object::end`].
+    pub(super) fn object(&mut self, name: &str) -> Object<'_> {
+        self.name(name);
+        Object::begin(self.out)
+    }
+
+    fn name(&mut self, name: &str) {
+        if !std::mem::take(&mut self.empty) {
+            self.out.push(b',');
+        }
+        string(name, self.out);
+        self.out.push(b':');
+    }
+}
+
+fn string(text: &str, out: &mut Vec<u8>) {
+    serde_json::to_writer(out, text).expect("writing a string to memory cannot fail");
+}
