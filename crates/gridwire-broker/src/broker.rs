@@ -120,7 +120,8 @@ impl Broker {
     /// The metrics page, without those of the process.
     pub async fn metrics(&self) -> String {
         let table = self.table();
-        let routes: HashMap<_, _> = table.subscriptions().into_iter().map(|route| (route.number, route)).collect();
+        let routes: HashMap<_, _> =
+            table.subscriptions().into_iter().map(|route| (route.number, route)).collect();
         let labels: HashMap<_, _> =
             table.by_number.iter().map(|(number, topic)| (*number, data_plane::label(topic))).collect();
         let status = match self.shards() {
@@ -135,7 +136,9 @@ impl Broker {
                 Some((status, Named { topic, subscription }))
             })
             .collect();
-        self.outside.metrics.render(&self.outside.log.health(), &queues, |number| labels.get(&number).cloned())
+        self.outside
+            .metrics
+            .render(&self.outside.log.health(), &queues, |number| labels.get(&number).cloned())
     }
 
     /// Whether events can be taken, and why not.
@@ -200,19 +203,17 @@ impl Broker {
         let _one_at_a_time = self.installing.lock().await;
         let log = Arc::clone(&self.outside.log);
         let old = self.table();
-        let shards = match self.shards.get() {
-            Some(shards) => Arc::clone(shards),
-            None => {
-                let recovered = RecoveredShards::read(&*log, self.options.shards, &table).map_err(|error| {
-                    let what = match error {
-                        ReadError::Damaged { what } => what,
-                        other => other.to_string(),
-                    };
-                    InstallError::Damaged { what }
-                })?;
-                let shards = Shards::start(recovered, &self.outside, &self.tasks, &self.stop);
-                shards
-            }
+        let shards = if let Some(shards) = self.shards.get() {
+            Arc::clone(shards)
+        } else {
+            let recovered = RecoveredShards::read(&*log, self.options.shards, &table).map_err(|error| {
+                let what = match error {
+                    ReadError::Damaged { what } => what,
+                    other => other.to_string(),
+                };
+                InstallError::Damaged { what }
+            })?;
+            Shards::start(recovered, &self.outside, &self.tasks, &self.stop)
         };
         shards.subscribe_new(&*log, &old, &table).await?;
         self.table.store(Arc::clone(&table));

@@ -54,7 +54,9 @@ async fn answer(broker: &Broker, request: Request) -> Result<Response, ApiError>
             let topic = auth::namespace(&namespace, &topic, &parts)?;
             match operation {
                 Operation::Publish => publish::events(broker, &topic, &parts, body).await,
-                Operation::Receive { subscription } => pull::receive(broker, &topic, &subscription, &parts).await,
+                Operation::Receive { subscription } => {
+                    pull::receive(broker, &topic, &subscription, &parts).await
+                }
                 Operation::Settle { subscription, verb } => {
                     pull::settle(broker, &topic, &subscription, verb, &parts, body).await
                 }

@@ -43,11 +43,21 @@ impl Deliveries {
     }
 
     /// The deliveries of `subscription` after `after`, oldest first, at most `max`; and where to go on.
-    pub(crate) fn after(&self, subscription: SubscriptionNumber, after: u64, max: usize) -> (Vec<Delivery>, u64) {
+    pub(crate) fn after(
+        &self,
+        subscription: SubscriptionNumber,
+        after: u64,
+        max: usize,
+    ) -> (Vec<Delivery>, u64) {
         let ring = self.ring.lock().expect("no panic while the ring is held");
         let start = ring.1.partition_point(|delivery| delivery.seq <= after);
-        let found: Vec<_> =
-            ring.1.range(start..).filter(|delivery| delivery.subscription == subscription).take(max).cloned().collect();
+        let found: Vec<_> = ring
+            .1
+            .range(start..)
+            .filter(|delivery| delivery.subscription == subscription)
+            .take(max)
+            .cloned()
+            .collect();
         let next = if found.len() == max { found.last().map_or(after, |last| last.seq) } else { ring.0 };
         (found, next)
     }

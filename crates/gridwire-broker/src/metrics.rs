@@ -84,109 +84,182 @@ impl Metrics {
         self.topics.lock().expect("no panic while the map is held").retain(|number, _| keep(*number));
     }
 
-    /// The whole page. `name` finds what to call a topic or a subscription.
+    /// The whole page. `topic_name` finds what to call a topic.
     pub(crate) fn render(
         &self,
         health: &LogHealth,
         queues: &[(QueueStatus, Named<'_>)],
         topic_name: impl Fn(TopicNumber) -> Option<String>,
     ) -> String {
-        let mut out = String::new();
-        let mut head = |name: &str, kind: &str, help: &str, out: &mut String| {
-            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        };
+        let mut page = Page::default();
         let topics: Vec<_> = {
             let map = self.topics.lock().expect("no panic while the map is held");
-            map.iter().map(|(number, counters)| (*number, Arc::clone(counters))).collect()
+            map.iter()
+                .filter_map(|(number, counters)| Some((topic_name(*number)?, Arc::clone(counters))))
+                .collect()
         };
-        type Pick = fn(&TopicCounters) -> &AtomicU64;
-        let per_topic: [(&str, &str, Pick); 3] = [
-            ("gridwire_publish_events_total", "Events accepted.", |topic| &topic.accepted),
-            ("gridwire_publish_events_unmatched_total", "Events accepted that no subscription matched.", |topic| {
-                &topic.unmatched
-            }),
-            ("gridwire_publish_requests_refused_total", "Publish requests refused.", |topic| &topic.refused),
-        ];
-        for (name, help, pick) in per_topic {
-            head(name, "counter", help, &mut out);
-            for (number, counters) in &topics {
-                let Some(topic) = topic_name(*number) else { continue };
-                let _ = writeln!(out, "{name}{{topic=\"{topic}\"}} {}", pick(counters).load(Ordering::Relaxed));
+        for (name, help, pick) in PER_TOPIC {
+            page.head(name, "counter", help);
+            for (topic, counters) in &topics {
+                page.line(&format!("{name}{{topic=\"{topic}\"}}"), load(pick(counters)));
             }
         }
-        type Count = fn(&QueueStatus) -> u64;
-        let per_queue: [(&str, &str, &str, Count); 7] = [
-            ("gridwire_delivery_events_delivered_total", "counter", "Events delivered or acknowledged.", |queue| {
-                queue.totals.delivered
-            }),
-            ("gridwire_delivery_events_dead_lettered_total", "counter", "Events dead-lettered.", |queue| {
-                queue.totals.dead_lettered
-            }),
-            ("gridwire_delivery_events_expired_total", "counter", "Events whose time to live ended.", |queue| {
-                queue.totals.expired
-            }),
-            ("gridwire_delivery_events_dropped_total", "counter", "Events given up without a dead letter.", |queue| {
-                queue.totals.dropped
-            }),
+        for (name, kind, help, figure) in PER_QUEUE {
+            page.head(name, kind, help);
+            for (status, Named { topic, subscription }) in queues {
+                let series = format!("{name}{{topic=\"{topic}\",subscription=\"{subscription}\"}}");
+                page.line(&series, figure(status) as f64);
+            }
+        }
+        for (name, help, counter) in [
             (
-                "gridwire_delivery_events_returned_total",
-                "counter",
-                "Deliveries that failed, were released, or whose lock ran out.",
-                |queue| queue.totals.returned,
+                "gridwire_delivery_attempts_delivered_total",
+                "Push attempts that were accepted.",
+                &self.attempts_delivered,
             ),
-            ("gridwire_delivery_pending_events", "gauge", "Events known to wait, be locked or be in flight.", |queue| {
-                queue.pending as u64
-            }),
-            ("gridwire_delivery_lag_events", "gauge", "Events of the topic above the lowest unsettled one.", |queue| {
-                queue.end.0.saturating_sub(queue.floor.0)
-            }),
-        ];
-        for (name, kind, help, count) in per_queue {
-            head(name, kind, help, &mut out);
-            for (status, named) in queues {
-                let Named { topic, subscription } = named;
-                let value = count(status);
-                let _ = writeln!(out, "{name}{{topic=\"{topic}\",subscription=\"{subscription}\"}} {value}");
-            }
+            ("gridwire_delivery_attempts_failed_total", "Push attempts that failed.", &self.attempts_failed),
+            ("gridwire_pull_events_received_total", "Events handed to receivers.", &self.received_events),
+            ("gridwire_pull_tokens_settled_total", "Lock tokens settled or renewed.", &self.settled_tokens),
+            ("gridwire_pull_tokens_failed_total", "Lock tokens refused.", &self.failed_tokens),
+            ("gridwire_auth_refused_total", "Data plane requests answered 401.", &self.unauthorized),
+        ] {
+            page.head(name, "counter", help);
+            page.line(name, load(counter));
         }
-        let plain: [(&str, &str, &str, f64); 20] = [
-            ("gridwire_delivery_attempts_delivered_total", "counter", "Push attempts that were accepted.", count(&self.attempts_delivered)),
-            ("gridwire_delivery_attempts_failed_total", "counter", "Push attempts that failed.", count(&self.attempts_failed)),
-            ("gridwire_pull_events_received_total", "counter", "Events handed to receivers.", count(&self.received_events)),
-            ("gridwire_pull_tokens_settled_total", "counter", "Lock tokens acknowledged, released, rejected or renewed.", count(&self.settled_tokens)),
-            ("gridwire_pull_tokens_failed_total", "counter", "Lock tokens refused.", count(&self.failed_tokens)),
-            ("gridwire_auth_refused_total", "counter", "Data plane requests answered 401.", count(&self.unauthorized)),
-            ("gridwire_log_frames_total", "counter", "Frames appended since the start.", health.frames_total as f64),
-            ("gridwire_log_events_total", "counter", "Events appended since the start.", health.events_total as f64),
-            ("gridwire_log_bytes_total", "counter", "Bytes appended since the start.", health.bytes_total as f64),
-            ("gridwire_log_flushes_total", "counter", "Flushes of the event log.", health.flushes as f64),
-            ("gridwire_log_flush_seconds_total", "counter", "Time spent in flushes of the event log.", health.flush_seconds_total),
-            ("gridwire_log_queue_bytes", "gauge", "Bytes waiting to be appended.", health.queue_bytes as f64),
-            ("gridwire_log_segments", "gauge", "Segments of the event log.", health.segments as f64),
-            ("gridwire_log_spares", "gauge", "Spare segments ready for use.", health.spares as f64),
-            ("gridwire_log_disk_bytes", "gauge", "Bytes of the event log on disk.", health.bytes_on_disk as f64),
-            ("gridwire_log_durable_lsn", "gauge", "Frames up to here are durable.", health.durable as f64),
-            ("gridwire_log_failed", "gauge", "1 when the log has failed.", f64::from(u8::from(health.failed))),
-            ("gridwire_log_full", "gauge", "1 while publishing is refused for lack of space.", f64::from(u8::from(health.full))),
-            ("gridwire_state_groups_total", "counter", "Groups of decisions recorded since the start.", health.state_groups_total as f64),
-            ("gridwire_state_bytes_total", "counter", "Bytes of decisions recorded since the start.", health.state_bytes_total as f64),
-        ];
-        for (name, kind, help, value) in plain {
-            head(name, kind, help, &mut out);
-            let _ = writeln!(out, "{name} {value}");
+        for (name, kind, help, figure) in LOG {
+            page.head(name, kind, help);
+            page.line(name, figure(health));
         }
-        let histograms = [
-            ("gridwire_publish_seconds", "Time from a publish request's body to its answer.", &self.publish_seconds),
+        for (name, help, histogram) in [
+            (
+                "gridwire_publish_seconds",
+                "Time from a publish request's body to its answer.",
+                &self.publish_seconds,
+            ),
             ("gridwire_delivery_attempt_seconds", "Time of a push attempt.", &self.attempt_seconds),
-        ];
-        for (name, help, histogram) in histograms {
-            head(name, "histogram", help, &mut out);
-            histogram.write(name, &mut out);
+        ] {
+            page.head(name, "histogram", help);
+            histogram.write(name, &mut page.0);
         }
-        out
+        page.0
     }
 }
 
-fn count(counter: &AtomicU64) -> f64 {
+/// Name, help, counter.
+type PerTopic = (&'static str, &'static str, fn(&TopicCounters) -> &AtomicU64);
+/// Name, kind, help, figure.
+type PerQueue = (&'static str, &'static str, &'static str, fn(&QueueStatus) -> u64);
+type OfLog = (&'static str, &'static str, &'static str, fn(&LogHealth) -> f64);
+
+const PER_TOPIC: [PerTopic; 3] = [
+    ("gridwire_publish_events_total", "Events accepted.", |topic| &topic.accepted),
+    ("gridwire_publish_events_unmatched_total", "Events accepted that no subscription matched.", |topic| {
+        &topic.unmatched
+    }),
+    ("gridwire_publish_requests_refused_total", "Publish requests refused.", |topic| &topic.refused),
+];
+
+const PER_QUEUE: [PerQueue; 7] = [
+    ("gridwire_delivery_events_delivered_total", "counter", "Events delivered or acknowledged.", |queue| {
+        queue.totals.delivered
+    }),
+    ("gridwire_delivery_events_dead_lettered_total", "counter", "Events dead-lettered.", |queue| {
+        queue.totals.dead_lettered
+    }),
+    ("gridwire_delivery_events_expired_total", "counter", "Events whose time to live ended.", |queue| {
+        queue.totals.expired
+    }),
+    (
+        "gridwire_delivery_events_dropped_total",
+        "counter",
+        "Events given up without a dead letter.",
+        |queue| queue.totals.dropped,
+    ),
+    (
+        "gridwire_delivery_events_returned_total",
+        "counter",
+        "Failed, released and timed-out deliveries.",
+        |queue| queue.totals.returned,
+    ),
+    (
+        "gridwire_delivery_pending_events",
+        "gauge",
+        "Events known to wait, be locked or be in flight.",
+        |queue| queue.pending as u64,
+    ),
+    (
+        "gridwire_delivery_lag_events",
+        "gauge",
+        "Events of the topic above the lowest unsettled one.",
+        |queue| queue.end.0.saturating_sub(queue.floor.0),
+    ),
+];
+
+const LOG: [OfLog; 14] = [
+    ("gridwire_log_frames_total", "counter", "Frames appended since the start.", |log| {
+        log.frames_total as f64
+    }),
+    ("gridwire_log_events_total", "counter", "Events appended since the start.", |log| {
+        log.events_total as f64
+    }),
+    ("gridwire_log_bytes_total", "counter", "Bytes appended since the start.", |log| log.bytes_total as f64),
+    ("gridwire_log_flushes_total", "counter", "Flushes of the event log.", |log| log.flushes as f64),
+    ("gridwire_log_flush_seconds_total", "counter", "Time spent in flushes.", |log| log.flush_seconds_total),
+    ("gridwire_log_queue_bytes", "gauge", "Bytes waiting to be appended.", |log| log.queue_bytes as f64),
+    ("gridwire_log_segments", "gauge", "Segments of the event log.", |log| log.segments as f64),
+    ("gridwire_log_spares", "gauge", "Spare segments ready for use.", |log| log.spares as f64),
+    ("gridwire_log_disk_bytes", "gauge", "Bytes of the event log on disk.", |log| log.bytes_on_disk as f64),
+    ("gridwire_log_durable_lsn", "gauge", "Frames up to here are durable.", |log| log.durable as f64),
+    ("gridwire_log_failed", "gauge", "1 when the log has failed.", |log| f64::from(u8::from(log.failed))),
+    ("gridwire_log_full", "gauge", "1 while publishing is refused for lack of space.", |log| {
+        f64::from(u8::from(log.full))
+    }),
+    ("gridwire_state_groups_total", "counter", "Groups of decisions recorded.", |log| {
+        log.state_groups_total as f64
+    }),
+    ("gridwire_state_bytes_total", "counter", "Bytes of decisions recorded.", |log| {
+        log.state_bytes_total as f64
+    }),
+];
+
+/// A page in the making. Writing to a `String` cannot fail.
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn line(&mut self, series: &str, value: f64) {
+        let _ = writeln!(self.0, "{series} {value}");
+    }
+}
+
+fn load(counter: &AtomicU64) -> f64 {
     counter.load(Ordering::Relaxed) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_holds_what_was_counted() {
+        let metrics = Metrics::default();
+        metrics.topic(TopicNumber(1)).accepted.fetch_add(7, Ordering::Relaxed);
+        metrics.publish_seconds.observe(Duration::from_millis(3));
+        metrics.publish_seconds.observe(Duration::from_secs(60));
+        let page = metrics.render(&LogHealth::default(), &[], |_| Some("orders".to_owned()));
+        for line in [
+            "gridwire_publish_events_total{topic=\"orders\"} 7",
+            "gridwire_publish_seconds_bucket{le=\"0.002\"} 0",
+            "gridwire_publish_seconds_bucket{le=\"0.005\"} 1",
+            "gridwire_publish_seconds_bucket{le=\"+Inf\"} 2",
+            "gridwire_publish_seconds_sum 60.003",
+            "gridwire_log_full 0",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} is missing in\n{page}");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 mod driver;
 mod work;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -63,7 +63,9 @@ impl RecoveredShards {
                 included.insert(subscription, at);
                 let Some(&shard) = shard_of.get(&subscription) else { return };
                 if !shards[shard].recover_part(subscription, state) {
-                    damage.get_or_insert_with(|| format!("the snapshot's entry of subscription {subscription}"));
+                    damage.get_or_insert_with(|| {
+                        format!("the snapshot's entry of subscription {subscription}")
+                    });
                 }
             }
             Recovered::Group { seq, decisions, .. } => {
@@ -109,8 +111,15 @@ impl Shards {
             let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
             let (feed, frames) = mpsc::channel(FEED_BATCHES_MAX);
             let id = ShardId(u16::try_from(index).expect("at most 65,535 shards"));
-            let driver =
-                Driver::new(id, shard, Arc::clone(outside), Arc::clone(&last_seq), recovered.last, inbox, frames);
+            let driver = Driver::new(
+                id,
+                shard,
+                Arc::clone(outside),
+                Arc::clone(&last_seq),
+                recovered.last,
+                inbox,
+                frames,
+            );
             tasks.spawn(driver.run(stop.clone()));
             handles.push(commands);
             feeds.push(feed);
@@ -171,11 +180,15 @@ impl Shards {
     }
 
     /// Ends what `old` had and `new` has no more.
-    pub(crate) async fn unsubscribe_old(&self, old: &RoutingTable, new: &RoutingTable) -> Result<(), InstallError> {
-        let live: HashMap<SubscriptionNumber, ()> =
-            new.subscriptions().into_iter().map(|route| (route.number, ())).collect();
+    pub(crate) async fn unsubscribe_old(
+        &self,
+        old: &RoutingTable,
+        new: &RoutingTable,
+    ) -> Result<(), InstallError> {
+        let live: HashSet<SubscriptionNumber> =
+            new.subscriptions().iter().map(|route| route.number).collect();
         for route in old.subscriptions() {
-            if live.contains_key(&route.number) {
+            if live.contains(&route.number) {
                 continue;
             }
             let (done, recorded) = oneshot::channel();

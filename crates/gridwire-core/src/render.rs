@@ -14,9 +14,7 @@ use crate::time::Timestamp;
 
 use self::object::Object;
 
-pub use self::dead_letter::{
-    DeadLetterInfo, DeadLetterPlace, DeadLetterReason, dead_letter, dead_letter_path,
-};
+pub use self::dead_letter::{DeadLetterInfo, DeadLetterPlace, dead_letter, dead_letter_path};
 pub use self::headers::{ValidationEvent, delivery_headers, validation_event, validation_headers};
 
 /// What an event does not carry itself but its delivery shows.

@@ -58,7 +58,7 @@ impl Credentials {
     pub fn accept_key(&self, presented: &str) -> bool {
         let first = self.keys[0].matches(presented);
         let second = self.keys[1].matches(presented);
-        self.local_auth & (first | second)
+        self.local_auth && (first | second)
     }
 }
 

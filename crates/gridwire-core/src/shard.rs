@@ -28,7 +28,7 @@ use crate::lock_token::LockToken;
 use crate::retry::Outcome;
 use crate::routing::QueuePolicy;
 use crate::time::Timestamp;
-use queue::Queue;
+use queue::{FinishedAttempt, Queue};
 use state::QueueState;
 
 /// Names a request that waits for its answer; ascending in order of arrival.
@@ -371,7 +371,7 @@ impl Shard {
             }
             Input::Attempted { subscription, offset, id, outcome, jitter } => {
                 let Some((queue, tail)) = self.queue(subscription) else { return };
-                queue.attempted(offset, id, outcome, jitter, tail, now, out);
+                queue.attempted(FinishedAttempt { offset, id, outcome, jitter }, tail, now, out);
                 subscription
             }
             Input::Unreadable { subscription, offset } => {
@@ -455,18 +455,15 @@ impl Shard {
         let topic =
             self.topics.entry(input.topic).or_insert_with(|| Topic { tail: input.end.0, ..Topic::default() });
         topic.slots.insert(input.slot, number);
-        let state = match self.recovered.remove(&number) {
-            Some(mut state) => {
-                state.raise_floor(input.start.0);
-                state
-            }
-            None => {
-                let decision = Decision::Reset { subscription: number, floor: input.end };
-                let mut state = QueueState::default();
-                state.apply(&decision);
-                out.record(decision);
-                state
-            }
+        let state = if let Some(mut state) = self.recovered.remove(&number) {
+            state.raise_floor(input.start.0);
+            state
+        } else {
+            let decision = Decision::Reset { subscription: number, floor: input.end };
+            let mut state = QueueState::default();
+            state.apply(&decision);
+            out.record(decision);
+            state
         };
         let tail = topic.tail;
         self.queues.insert(number, Queue::new(input, state, tail));

@@ -55,15 +55,17 @@ pub(super) fn topic(topic: &TopicRoute, parts: &Parts, now: Timestamp) -> Result
             .map(http::uri::Authority::as_str)
             .or_else(|| header(parts, http::header::HOST.as_str()))
             .unwrap_or_default();
-        return sas::verify(token, &credentials.keys, host, parts.uri.path(), now).map_err(|error| match error {
-            // The service says so, and it tells nothing about keys.
-            sas::SasError::Malformed => ApiError::new(
-                ErrorCode::InvalidRequest,
-                "Invalid key in aeg-sas-token. Valid format \
+        return sas::verify(token, &credentials.keys, host, parts.uri.path(), now).map_err(
+            |error| match error {
+                // The service says so, and it tells nothing about keys.
+                sas::SasError::Malformed => ApiError::new(
+                    ErrorCode::InvalidRequest,
+                    "Invalid key in aeg-sas-token. Valid format \
                  :r=UrlEncodedResource&e=UrlEncodedUtcExpiration&s=UrlEncodedSignature.",
-            ),
-            _ => unauthorized(),
-        });
+                ),
+                _ => unauthorized(),
+            },
+        );
     }
     if let Some(key) = authorization(parts, "SharedAccessKey") {
         return by_key(key);

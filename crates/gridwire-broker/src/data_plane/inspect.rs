@@ -20,7 +20,9 @@ pub(super) fn deliveries(
     parts: &Parts,
 ) -> Result<Response, ApiError> {
     if parts.method != http::Method::GET {
-        return Err(ApiError::new(ErrorCode::MethodNotAllowed, "Only GET is supported here.").with_allow("GET"));
+        return Err(
+            ApiError::new(ErrorCode::MethodNotAllowed, "Only GET is supported here.").with_allow("GET")
+        );
     }
     let wanted = subscription.trim_matches('/');
     let route = table
@@ -54,5 +56,8 @@ pub(super) fn deliveries(
             })
         })
         .collect();
-    Ok(gridwire_http::json(StatusCode::OK, serde_json::json!({ "deliveries": list, "next": next }).to_string()))
+    Ok(gridwire_http::json(
+        StatusCode::OK,
+        serde_json::json!({ "deliveries": list, "next": next }).to_string(),
+    ))
 }

@@ -96,7 +96,11 @@ async fn accept(
     if let Some(draft) = draft {
         broker.outside().log.append_events(draft).await.map_err(refused)?;
     }
-    broker.outside().metrics.publish_seconds.observe(broker.outside().clock.monotonic().saturating_sub(begun));
+    broker
+        .outside()
+        .metrics
+        .publish_seconds
+        .observe(broker.outside().clock.monotonic().saturating_sub(begun));
     Ok((events, unmatched))
 }
 
@@ -112,7 +116,9 @@ fn identity_encoding(parts: &Parts) -> Result<(), ApiError> {
 pub(super) fn refused(error: AppendError) -> ApiError {
     let (code, message, wait) = match error {
         AppendError::Overloaded => (ErrorCode::Overloaded, "The server is busy. Try again.", 1),
-        AppendError::StorageFull => (ErrorCode::StorageFull, "The server's disk is full. Try again later.", 5),
+        AppendError::StorageFull => {
+            (ErrorCode::StorageFull, "The server's disk is full. Try again later.", 5)
+        }
         AppendError::Failed | AppendError::Fenced => {
             (ErrorCode::Unavailable, "The server cannot store events right now. Try again.", 1)
         }

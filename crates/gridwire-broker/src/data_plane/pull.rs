@@ -1,6 +1,6 @@
 //! Pull delivery: receive, acknowledge, release, reject, renewLock.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -101,11 +101,11 @@ pub(super) async fn receive(
     let answer = tokio::select! {
         answer = answer => answer.map_err(|_| stopping())?,
         // A drain does not wait two minutes for a long poll: it ends with what there is.
-        () = broker.stopping() => return empty_receive(),
+        () = broker.stopping() => return Ok(empty_receive()),
     };
     waiting.answered = true;
     match answer {
-        ReceiveReply::Events(events) if events.is_empty() => empty_receive(),
+        ReceiveReply::Events(events) if events.is_empty() => Ok(empty_receive()),
         ReceiveReply::Events(events) => received(broker, &shards, &route, &events).await,
         ReceiveReply::NotPull => Err(not_pull(name)),
         ReceiveReply::Gone => Err(gone(name)),
@@ -117,8 +117,8 @@ pub(super) async fn receive(
     }
 }
 
-fn empty_receive() -> Result<Response, ApiError> {
-    Ok(gridwire_http::json(StatusCode::OK, &b"{\"value\":[]}"[..]))
+fn empty_receive() -> Response {
+    gridwire_http::json(StatusCode::OK, &b"{\"value\":[]}"[..])
 }
 
 /// Joins the leases with their events' bytes.
@@ -241,20 +241,21 @@ pub(super) async fn settle(
     let mut results = results.into_iter();
     let mut succeeded = Vec::new();
     let mut failed = Vec::new();
-    let mut texts_seen: HashMap<&str, ()> = HashMap::with_capacity(texts.len());
+    let mut seen: HashSet<&str> = HashSet::with_capacity(texts.len());
     for (text, token) in texts.iter().zip(&opened) {
         let result = match token {
             None => Err(("BadToken", "The lock token is not valid for this event subscription.")),
             Some(_) => match results.next() {
                 Some(Ok(())) => Ok(()),
                 Some(Err(TokenError::Lost)) => Err(("TokenLost", "Token has expired.")),
-                Some(Err(TokenError::RenewedTooLong)) => {
-                    Err(("TokenLost", "The lock was first granted more than an hour ago and cannot be renewed."))
-                }
+                Some(Err(TokenError::RenewedTooLong)) => Err((
+                    "TokenLost",
+                    "The lock was first granted more than an hour ago and cannot be renewed.",
+                )),
                 None => Err(("InternalServerError", "No result for this token.")),
             },
         };
-        let repeated = texts_seen.insert(text, ()).is_some();
+        let repeated = !seen.insert(text);
         match result {
             Ok(()) => succeeded.push(text),
             // Told once: the first use of the same token decided.

@@ -8,11 +8,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use gridwire_core::ids::{Offset, ShardId, StateSeq, SubscriptionNumber, TopicNumber};
+use gridwire_core::ids::{Offset, ShardId, StateSeq, SubscriptionNumber};
 use gridwire_core::lock_token::LockToken;
 use gridwire_core::routing::SubscriptionRoute;
 use gridwire_core::shard::{
-    Answer, Effect, Input, LeasedEvent, Output, QueueStatus, ReplyId, SettleVerb, Shard, SubscribeInput, TokenError,
+    Answer, Effect, Input, LeasedEvent, Output, QueueStatus, ReplyId, SettleVerb, Shard, SubscribeInput,
+    TokenError,
 };
 use gridwire_core::time::Timestamp;
 use gridwire_store::{AppendError, Frame, SnapshotPart};
@@ -262,7 +263,7 @@ impl Driver {
     /// other shard touches them.
     fn snapshot(&self) -> Vec<SnapshotPart> {
         let at = StateSeq(self.newest.load(Ordering::Acquire));
-        
+
         let part = |subscription| {
             let state = self.shard.snapshot(subscription)?;
             Some(SnapshotPart { subscription, at, state })
@@ -328,8 +329,8 @@ impl Driver {
         for effect in std::mem::take(&mut self.out.effects) {
             match effect {
                 Effect::Answer { reply, answer } => self.answer(reply, answer),
-                Effect::Attempt { subscription, topic, offset, attempt, id } => {
-                    attempts.push(Attempting { subscription, topic, offset, attempt, id });
+                Effect::Attempt { subscription, offset, attempt, id, .. } => {
+                    attempts.push(Attempting { subscription, offset, attempt, id });
                 }
                 Effect::Scan { subscription, topic, slot, from, max } => {
                     let scan = Outside::scan(Arc::clone(&self.outside), subscription, topic, slot, from, max);
@@ -338,14 +339,18 @@ impl Driver {
                 Effect::DeadLetter { subscription, topic, offset, attempts, reason, status } => {
                     let Some(route) = self.routes.get(&subscription) else { continue };
                     let letter = super::work::Letter { topic, offset, attempts, reason, status };
-                    self.work.spawn(Outside::dead_letter(Arc::clone(&self.outside), Arc::clone(route), letter));
+                    self.work.spawn(Outside::dead_letter(
+                        Arc::clone(&self.outside),
+                        Arc::clone(route),
+                        letter,
+                    ));
                 }
             }
         }
-        self.start_attempts(attempts);
+        self.start_attempts(&attempts);
     }
 
-    fn start_attempts(&mut self, attempts: Vec<Attempting>) {
+    fn start_attempts(&mut self, attempts: &[Attempting]) {
         // One read for all attempts of a subscription that start together.
         for group in attempts.chunk_by(|left, right| left.subscription == right.subscription) {
             let Some(route) = self.routes.get(&group[0].subscription) else { continue };
@@ -410,7 +415,6 @@ impl Driver {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attempting {
     pub(super) subscription: SubscriptionNumber,
-    pub(super) topic: TopicNumber,
     pub(super) offset: Offset,
     pub(super) attempt: u32,
     pub(super) id: u64,

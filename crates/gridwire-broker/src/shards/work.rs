@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gridwire_core::event::Event;
+use gridwire_core::event::{DeliverySchema, Event};
 use gridwire_core::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
 use gridwire_core::render;
 use gridwire_core::retry::Outcome;
@@ -69,7 +69,11 @@ impl Outside {
                 let positions = found
                     .matches
                     .iter()
-                    .map(|matched| Position { offset: matched.offset, time: matched.time, size: matched.size })
+                    .map(|matched| Position {
+                        offset: matched.offset,
+                        time: matched.time,
+                        size: matched.size,
+                    })
                     .collect();
                 Done::Scanned { subscription, from, positions, next: found.next }
             }
@@ -111,25 +115,24 @@ impl Outside {
                 unreadable.push(attempt.offset);
                 continue;
             };
-            let context =
-                render::DeliveryContext { topic_resource_id: &route.topic_resource_id, published };
+            let context = render::DeliveryContext { topic_resource_id: &route.topic_resource_id, published };
             let mut body = Vec::with_capacity(512);
             render::body([(&event, context)], webhook.schema, false, &mut body);
             // The service counts the attempts already made: 0 with the first.
             let made = attempt.attempt.saturating_sub(1);
             let headers = render::delivery_headers(&event, &route.name, made, webhook.schema);
-            let key = AttemptKey {
-                subscription,
-                offset: attempt.offset,
-                id: attempt.id,
-                attempt: attempt.attempt,
-            };
+            let key =
+                AttemptKey { subscription, offset: attempt.offset, id: attempt.id, attempt: attempt.attempt };
             let content_type = render::content_type(webhook.schema, false);
             let body = Bytes::from(body);
             let attempt = Attempt { subscription: Arc::clone(&route), key, body, content_type, headers };
             self.dispatcher.start(attempt, &finished);
         }
-        if unreadable.is_empty() { Done::Nothing } else { Done::Unreadable { subscription, offsets: unreadable } }
+        if unreadable.is_empty() {
+            Done::Nothing
+        } else {
+            Done::Unreadable { subscription, offsets: unreadable }
+        }
     }
 
     pub(super) async fn dead_letter(self: Arc<Self>, route: Arc<SubscriptionRoute>, letter: Letter) -> Done {
@@ -163,8 +166,8 @@ impl Outside {
             custom_properties: &[],
         };
         let mut content = Vec::new();
-        let schema = route.webhook.as_ref().map(|webhook| webhook.schema);
-        render::dead_letter(&event, &info, context, route.topic_kind, schema, &mut content);
+        let schema = route.webhook.as_ref().map_or(DeliverySchema::CloudEvent, |webhook| webhook.schema);
+        render::dead_letter(&event, &info, route.topic_kind, schema, context, &mut content);
         let guid = dead_letter_guid(subscription, offset);
         let place = render::DeadLetterPlace {
             kind: route.topic_kind,
@@ -217,7 +220,9 @@ fn last_outcome(route: &SubscriptionRoute, letter: &Letter) -> Option<&'static s
         return Some(outcome.as_str());
     }
     Some(match (route.topic_kind, letter.reason) {
-        (TopicKind::Custom | TopicKind::Namespace, DeadLetterReason::Rejected) => render::DeadLetterInfo::REJECTED,
+        (TopicKind::Custom | TopicKind::Namespace, DeadLetterReason::Rejected) => {
+            render::DeadLetterInfo::REJECTED
+        }
         _ => render::DeadLetterInfo::NOT_SETTLED,
     })
 }

@@ -5,20 +5,8 @@ use crate::event::{DeliverySchema, Event};
 use crate::render::object::Object;
 use crate::render::{DeliveryContext, envelope, possible};
 use crate::routing::TopicKind;
+use crate::shard::DeadLetterReason;
 use crate::time::Timestamp;
-
-/// Why an event was given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DeadLetterReason {
-    /// It was delivered as often as the subscription allows.
-    MaxDeliveryAttempts,
-    /// Its time to live ended.
-    TimeToLive,
-    /// The endpoint answered with a status that is not worth another attempt.
-    Undeliverable { status: u16 },
-    /// A receiver rejected it.
-    Rejected,
-}
 
 /// What is told about an event that was given up.
 #[derive(Clone, Copy, Debug)]
@@ -45,33 +33,32 @@ impl DeadLetterInfo<'_> {
     pub const RELEASED: &'static str = "Event was released.";
 }
 
-impl DeadLetterReason {
-    /// `deadLetterReason` of a custom topic's dead letter.
-    fn name(self) -> String {
-        match self {
-            Self::MaxDeliveryAttempts => "MaxDeliveryAttemptsExceeded".to_owned(),
-            Self::TimeToLive => "TimeToLiveExceeded".to_owned(),
-            Self::Rejected => "Rejected".to_owned(),
-            Self::Undeliverable { status } => match status {
-                400 => "UndeliverableDueToHttpBadRequest".to_owned(),
-                401 => "UndeliverableDueToHttpUnauthorized".to_owned(),
-                403 => "UndeliverableDueToHttpForbidden".to_owned(),
-                404 => "UndeliverableDueToHttpNotFound".to_owned(),
-                413 => "UndeliverableDueToHttpRequestEntityTooLarge".to_owned(),
-                414 => "UndeliverableDueToHttpRequestUriTooLong".to_owned(),
-                other => format!("UndeliverableDueToHttp{other}"),
-            },
-        }
+/// `deadLetterReason` of a custom topic's dead letter; `status` is that of the last answer.
+fn name(reason: DeadLetterReason, status: Option<u16>) -> String {
+    match reason {
+        DeadLetterReason::MaxDeliveryAttempts => "MaxDeliveryAttemptsExceeded".to_owned(),
+        DeadLetterReason::TimeToLive => "TimeToLiveExceeded".to_owned(),
+        DeadLetterReason::Rejected => "Rejected".to_owned(),
+        DeadLetterReason::Undeliverable => match status {
+            Some(400) => "UndeliverableDueToHttpBadRequest".to_owned(),
+            Some(401) => "UndeliverableDueToHttpUnauthorized".to_owned(),
+            Some(403) => "UndeliverableDueToHttpForbidden".to_owned(),
+            Some(404) => "UndeliverableDueToHttpNotFound".to_owned(),
+            Some(413) => "UndeliverableDueToHttpRequestEntityTooLarge".to_owned(),
+            Some(414) => "UndeliverableDueToHttpRequestUriTooLong".to_owned(),
+            Some(other) => format!("UndeliverableDueToHttp{other}"),
+            None => "Undeliverable".to_owned(),
+        },
     }
+}
 
-    /// `deadletterreason` of a namespace's dead letter.
-    fn sentence(self) -> &'static str {
-        match self {
-            Self::MaxDeliveryAttempts => "Maximum delivery attempts was exceeded.",
-            Self::TimeToLive => "Time to live was exceeded.",
-            Self::Undeliverable { .. } => "Undeliverable due to client error",
-            Self::Rejected => "Event was rejected by the receiver.",
-        }
+/// `deadletterreason` of a namespace's dead letter.
+fn sentence(reason: DeadLetterReason) -> &'static str {
+    match reason {
+        DeadLetterReason::MaxDeliveryAttempts => "Maximum delivery attempts was exceeded.",
+        DeadLetterReason::TimeToLive => "Time to live was exceeded.",
+        DeadLetterReason::Undeliverable => "Undeliverable due to client error",
+        DeadLetterReason::Rejected => "Event was rejected by the receiver.",
     }
 }
 
@@ -140,7 +127,7 @@ pub fn dead_letter(
 }
 
 fn story(info: &DeadLetterInfo<'_>, context: DeliveryContext<'_>, names: &Names, letter: &mut Object<'_>) {
-    letter.text(names.reason, &info.reason.name());
+    letter.text(names.reason, &name(info.reason, info.last_http_status));
     letter.number(names.attempts, info.attempts);
     if let Some(outcome) = info.last_outcome {
         letter.text(names.outcome, outcome);
@@ -162,7 +149,7 @@ fn wrapped(
     letter: &mut Object<'_>,
 ) {
     let mut properties = letter.object("deadLetterProperties");
-    properties.text("deadletterreason", info.reason.sentence());
+    properties.text("deadletterreason", sentence(info.reason));
     properties.number("deliveryattempts", info.attempts);
     if let Some(outcome) = info.last_outcome {
         properties.text("deliveryresult", outcome);

@@ -7,6 +7,7 @@ use super::*;
 use crate::event::{Data, Extension};
 use crate::publish::{self, PublishRequest};
 use crate::routing::TopicKind;
+use crate::shard::DeadLetterReason;
 
 const TOPIC: &str = "/subscriptions/s/resourceGroups/g/providers/Microsoft.EventGrid/topics/orders";
 
@@ -299,45 +300,27 @@ fn a_namespaces_dead_letter_wraps_the_event() {
 #[test]
 fn each_reason_has_its_words() {
     use DeadLetterReason::{MaxDeliveryAttempts, Rejected, TimeToLive, Undeliverable};
-    for (reason, basic, namespace) in [
-        (MaxDeliveryAttempts, "MaxDeliveryAttemptsExceeded", "Maximum delivery attempts was exceeded."),
-        (TimeToLive, "TimeToLiveExceeded", "Time to live was exceeded."),
-        (Rejected, "Rejected", "Event was rejected by the receiver."),
+    for (reason, status, basic, namespace) in [
+        (MaxDeliveryAttempts, 500, "MaxDeliveryAttemptsExceeded", "Maximum delivery attempts was exceeded."),
+        (TimeToLive, 500, "TimeToLiveExceeded", "Time to live was exceeded."),
+        (Rejected, 500, "Rejected", "Event was rejected by the receiver."),
+        (Undeliverable, 400, "UndeliverableDueToHttpBadRequest", "Undeliverable due to client error"),
+        (Undeliverable, 401, "UndeliverableDueToHttpUnauthorized", "Undeliverable due to client error"),
+        (Undeliverable, 403, "UndeliverableDueToHttpForbidden", "Undeliverable due to client error"),
+        (Undeliverable, 404, "UndeliverableDueToHttpNotFound", "Undeliverable due to client error"),
         (
-            Undeliverable { status: 400 },
-            "UndeliverableDueToHttpBadRequest",
-            "Undeliverable due to client error",
-        ),
-        (
-            Undeliverable { status: 401 },
-            "UndeliverableDueToHttpUnauthorized",
-            "Undeliverable due to client error",
-        ),
-        (
-            Undeliverable { status: 403 },
-            "UndeliverableDueToHttpForbidden",
-            "Undeliverable due to client error",
-        ),
-        (
-            Undeliverable { status: 404 },
-            "UndeliverableDueToHttpNotFound",
-            "Undeliverable due to client error",
-        ),
-        (
-            Undeliverable { status: 413 },
+            Undeliverable,
+            413,
             "UndeliverableDueToHttpRequestEntityTooLarge",
             "Undeliverable due to client error",
         ),
-        (
-            Undeliverable { status: 414 },
-            "UndeliverableDueToHttpRequestUriTooLong",
-            "Undeliverable due to client error",
-        ),
-        (Undeliverable { status: 418 }, "UndeliverableDueToHttp418", "Undeliverable due to client error"),
+        (Undeliverable, 414, "UndeliverableDueToHttpRequestUriTooLong", "Undeliverable due to client error"),
+        (Undeliverable, 418, "UndeliverableDueToHttp418", "Undeliverable due to client error"),
     ] {
-        let shown = letter(&grid(), &info(reason), TopicKind::Custom, DeliverySchema::EventGrid);
+        let info = DeadLetterInfo { last_http_status: Some(status), ..info(reason) };
+        let shown = letter(&grid(), &info, TopicKind::Custom, DeliverySchema::EventGrid);
         assert_eq!(shown["deadLetterReason"], basic);
-        let shown = letter(&cloud(), &info(reason), TopicKind::Namespace, DeliverySchema::CloudEvent);
+        let shown = letter(&cloud(), &info, TopicKind::Namespace, DeliverySchema::CloudEvent);
         assert_eq!(shown["deadLetterProperties"]["deadletterreason"], namespace);
     }
 }

@@ -143,13 +143,13 @@ impl Decision {
                     Return::LockExpired => 1,
                     Return::Failed => 2,
                 });
-                put(out, u64::from(status.unwrap_or(0)));
+                StoredStatus::put(*status, out);
             }
             Self::Condemned { held, since, reason, status, .. } => {
                 held.encode(Held::FIRST, out);
                 put(out, since.as_millis());
                 out.push(reason.code());
-                put(out, u64::from(status.unwrap_or(0)));
+                StoredStatus::put(*status, out);
             }
             Self::Settled { how, floor, offsets, .. } => {
                 out.push(how.code());
@@ -191,14 +191,14 @@ impl Decision {
                     2 => Return::Failed,
                     _ => return None,
                 },
-                status: take_status(input)?,
+                status: StoredStatus::take(input)?.get(),
             },
             6 => Self::Condemned {
                 subscription,
                 held: Held::decode(Held::FIRST, input)?,
                 since: take_time(input)?,
                 reason: DeadLetterReason::from_code(take_byte(input)?)?,
-                status: take_status(input)?,
+                status: StoredStatus::take(input)?.get(),
             },
             7 => Self::Settled {
                 subscription,
@@ -294,9 +294,22 @@ pub(super) fn take_time(input: &mut &[u8]) -> Option<Timestamp> {
     take(input).map(Timestamp::from_millis)
 }
 
-pub(super) fn take_status(input: &mut &[u8]) -> Option<Option<u16>> {
-    let status = u16::try_from(take(input)?).ok()?;
-    Some((status != 0).then_some(status))
+/// A status as it is stored: 0 for none.
+#[derive(Clone, Copy)]
+pub(super) struct StoredStatus(u16);
+
+impl StoredStatus {
+    pub(super) fn put(status: Option<u16>, out: &mut Vec<u8>) {
+        put(out, u64::from(status.unwrap_or(0)));
+    }
+
+    pub(super) fn take(input: &mut &[u8]) -> Option<Self> {
+        u16::try_from(take(input)?).ok().map(Self)
+    }
+
+    pub(super) fn get(self) -> Option<u16> {
+        (self.0 != 0).then_some(self.0)
+    }
 }
 
 /// Offsets as runs: how many runs, then for each the gap from the end of the one before, and its length.

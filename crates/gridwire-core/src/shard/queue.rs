@@ -37,6 +37,15 @@ struct InFlight {
     id: u64,
 }
 
+/// How a push attempt ended; `id` is the one it was started with, `jitter` is in `0.0..1.0`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FinishedAttempt {
+    pub(super) offset: Offset,
+    pub(super) id: u64,
+    pub(super) outcome: Outcome,
+    pub(super) jitter: f64,
+}
+
 /// A receive that waits for events.
 #[derive(Clone, Copy, Debug)]
 struct Receiver {
@@ -280,14 +289,12 @@ impl Queue {
 
     pub(super) fn attempted(
         &mut self,
-        offset: Offset,
-        id: u64,
-        outcome: Outcome,
-        jitter: f64,
+        attempt: FinishedAttempt,
         tail: u64,
         now: Timestamp,
         out: &mut Output,
     ) {
+        let FinishedAttempt { offset, id, outcome, jitter } = attempt;
         let Some(in_flight) = self.in_flight.get(&offset.0).copied().filter(|flight| flight.id == id) else {
             return; // From before a reset.
         };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use roaring::RoaringTreemap;
 
-use super::decision::{DeadLetterReason, Decision, Held, Return, Settlement, take_status, take_time};
+use super::decision::{DeadLetterReason, Decision, Held, Settlement, StoredStatus, take_time};
 use crate::ids::Offset;
 use crate::time::Timestamp;
 use crate::varint::{put, put_bytes, take, take_bytes};
@@ -171,7 +171,7 @@ impl QueueState {
             trouble.held.encode(previous, &mut out);
             previous = trouble.held;
             put(&mut out, trouble.due.as_millis());
-            put(&mut out, u64::from(trouble.status.unwrap_or(0)));
+            StoredStatus::put(trouble.status, &mut out);
             match trouble.condemned {
                 None => put(&mut out, 0),
                 Some((since, reason)) => {
@@ -215,7 +215,7 @@ impl QueueState {
         for _ in 0..take(input)? {
             held = Held::decode(held, input)?;
             let due = take_time(input)?;
-            let status = take_status(input)?;
+            let status = StoredStatus::take(input)?.get();
             let condemned = match take(input)? {
                 0 => None,
                 code => {
@@ -245,6 +245,7 @@ impl QueueState {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Return;
     use super::*;
     use crate::ids::SubscriptionNumber;
 
