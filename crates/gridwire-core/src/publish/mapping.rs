@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_mapping_of_the_wrong_shape_is_refused() {
-        let deep = vec!["a"; FILTER_KEY_DEPTH_MAX + 1].join(".");
+        let deep = ["a"; FILTER_KEY_DEPTH_MAX + 1].join(".");
         for arm in [
             json!(null),
             json!([]),

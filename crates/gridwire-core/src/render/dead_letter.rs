@@ -33,27 +33,29 @@ impl DeadLetterInfo<'_> {
     pub const RELEASED: &'static str = "Event was released.";
 }
 
-/// `deadLetterReason` of a custom topic's dead letter; `status` is that of the last answer.
-fn name(reason: DeadLetterReason, status: Option<u16>) -> String {
-    match reason {
-        DeadLetterReason::MaxDeliveryAttempts => "MaxDeliveryAttemptsExceeded".to_owned(),
-        DeadLetterReason::TimeToLive => "TimeToLiveExceeded".to_owned(),
-        DeadLetterReason::Rejected => "Rejected".to_owned(),
+/// `deadLetterReason` of a custom topic's dead letter. The status of an undeliverable one goes by the name
+/// that .NET gives it.
+fn reason_name(reason: DeadLetterReason, status: Option<u16>) -> String {
+    let name = match reason {
+        DeadLetterReason::MaxDeliveryAttempts => "MaxDeliveryAttemptsExceeded",
+        DeadLetterReason::TimeToLive => "TimeToLiveExceeded",
+        DeadLetterReason::Rejected => "Rejected",
         DeadLetterReason::Undeliverable => match status {
-            Some(400) => "UndeliverableDueToHttpBadRequest".to_owned(),
-            Some(401) => "UndeliverableDueToHttpUnauthorized".to_owned(),
-            Some(403) => "UndeliverableDueToHttpForbidden".to_owned(),
-            Some(404) => "UndeliverableDueToHttpNotFound".to_owned(),
-            Some(413) => "UndeliverableDueToHttpRequestEntityTooLarge".to_owned(),
-            Some(414) => "UndeliverableDueToHttpRequestUriTooLong".to_owned(),
-            Some(other) => format!("UndeliverableDueToHttp{other}"),
-            None => "Undeliverable".to_owned(),
+            Some(400) => "UndeliverableDueToHttpBadRequest",
+            Some(401) => "UndeliverableDueToHttpUnauthorized",
+            Some(403) => "UndeliverableDueToHttpForbidden",
+            Some(404) => "UndeliverableDueToHttpNotFound",
+            Some(413) => "UndeliverableDueToHttpRequestEntityTooLarge",
+            Some(414) => "UndeliverableDueToHttpRequestUriTooLong",
+            Some(other) => return format!("UndeliverableDueToHttp{other}"),
+            None => "Undeliverable",
         },
-    }
+    };
+    name.to_owned()
 }
 
 /// `deadletterreason` of a namespace's dead letter.
-fn sentence(reason: DeadLetterReason) -> &'static str {
+fn reason_sentence(reason: DeadLetterReason) -> &'static str {
     match reason {
         DeadLetterReason::MaxDeliveryAttempts => "Maximum delivery attempts was exceeded.",
         DeadLetterReason::TimeToLive => "Time to live was exceeded.",
@@ -127,7 +129,7 @@ pub fn dead_letter(
 }
 
 fn story(info: &DeadLetterInfo<'_>, context: DeliveryContext<'_>, names: &Names, letter: &mut Object<'_>) {
-    letter.text(names.reason, &name(info.reason, info.last_http_status));
+    letter.text(names.reason, &reason_name(info.reason, info.last_http_status));
     letter.number(names.attempts, info.attempts);
     if let Some(outcome) = info.last_outcome {
         letter.text(names.outcome, outcome);
@@ -149,7 +151,7 @@ fn wrapped(
     letter: &mut Object<'_>,
 ) {
     let mut properties = letter.object("deadLetterProperties");
-    properties.text("deadletterreason", sentence(info.reason));
+    properties.text("deadletterreason", reason_sentence(info.reason));
     properties.number("deliveryattempts", info.attempts);
     if let Some(outcome) = info.last_outcome {
         properties.text("deliveryresult", outcome);

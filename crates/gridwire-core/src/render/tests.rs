@@ -262,7 +262,7 @@ fn a_dead_letter_is_the_event_and_its_story() {
     });
     assert_eq!(letter(&again, &never, TopicKind::Custom, DeliverySchema::CloudEvent), expected);
     let out = text(|out| {
-        dead_letter(&again, &never, TopicKind::Custom, DeliverySchema::CloudEvent, context(), out)
+        dead_letter(&again, &never, TopicKind::Custom, DeliverySchema::CloudEvent, context(), out);
     });
     assert_eq!(out.matches("deliveryattempts").count(), 1, "{out}");
 
@@ -300,27 +300,29 @@ fn a_namespaces_dead_letter_wraps_the_event() {
 #[test]
 fn each_reason_has_its_words() {
     use DeadLetterReason::{MaxDeliveryAttempts, Rejected, TimeToLive, Undeliverable};
+    let client_error = "Undeliverable due to client error";
     for (reason, status, basic, namespace) in [
-        (MaxDeliveryAttempts, 500, "MaxDeliveryAttemptsExceeded", "Maximum delivery attempts was exceeded."),
-        (TimeToLive, 500, "TimeToLiveExceeded", "Time to live was exceeded."),
-        (Rejected, 500, "Rejected", "Event was rejected by the receiver."),
-        (Undeliverable, 400, "UndeliverableDueToHttpBadRequest", "Undeliverable due to client error"),
-        (Undeliverable, 401, "UndeliverableDueToHttpUnauthorized", "Undeliverable due to client error"),
-        (Undeliverable, 403, "UndeliverableDueToHttpForbidden", "Undeliverable due to client error"),
-        (Undeliverable, 404, "UndeliverableDueToHttpNotFound", "Undeliverable due to client error"),
         (
-            Undeliverable,
-            413,
-            "UndeliverableDueToHttpRequestEntityTooLarge",
-            "Undeliverable due to client error",
+            MaxDeliveryAttempts,
+            Some(400),
+            "MaxDeliveryAttemptsExceeded",
+            "Maximum delivery attempts was exceeded.",
         ),
-        (Undeliverable, 414, "UndeliverableDueToHttpRequestUriTooLong", "Undeliverable due to client error"),
-        (Undeliverable, 418, "UndeliverableDueToHttp418", "Undeliverable due to client error"),
+        (TimeToLive, None, "TimeToLiveExceeded", "Time to live was exceeded."),
+        (Rejected, None, "Rejected", "Event was rejected by the receiver."),
+        (Undeliverable, Some(400), "UndeliverableDueToHttpBadRequest", client_error),
+        (Undeliverable, Some(401), "UndeliverableDueToHttpUnauthorized", client_error),
+        (Undeliverable, Some(403), "UndeliverableDueToHttpForbidden", client_error),
+        (Undeliverable, Some(404), "UndeliverableDueToHttpNotFound", client_error),
+        (Undeliverable, Some(413), "UndeliverableDueToHttpRequestEntityTooLarge", client_error),
+        (Undeliverable, Some(414), "UndeliverableDueToHttpRequestUriTooLong", client_error),
+        (Undeliverable, Some(418), "UndeliverableDueToHttp418", client_error),
+        (Undeliverable, None, "Undeliverable", client_error),
     ] {
-        let info = DeadLetterInfo { last_http_status: Some(status), ..info(reason) };
-        let shown = letter(&grid(), &info, TopicKind::Custom, DeliverySchema::EventGrid);
+        let story = DeadLetterInfo { last_http_status: status, ..info(reason) };
+        let shown = letter(&grid(), &story, TopicKind::Custom, DeliverySchema::EventGrid);
         assert_eq!(shown["deadLetterReason"], basic);
-        let shown = letter(&cloud(), &info, TopicKind::Namespace, DeliverySchema::CloudEvent);
+        let shown = letter(&cloud(), &story, TopicKind::Namespace, DeliverySchema::CloudEvent);
         assert_eq!(shown["deadLetterProperties"]["deadletterreason"], namespace);
     }
 }
