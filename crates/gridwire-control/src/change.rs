@@ -1,0 +1,308 @@
+//! One change, from its plan to the routing table in use.
+//!
+//! Changes take turns. A handshake does not hold the turn: the plan is made again when the turn has come, and
+//! if it then asks for another consent than the one given, the change goes back for it. A change runs to its
+//! end even when its client has gone, so the store, the memory and the broker never part half-way; if the
+//! store fails in the middle, the next change reads everything anew before it begins.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use gridwire_core::api_error::{ApiError, ErrorCode};
+use gridwire_core::ids::{Slot, SubscriptionNumber, TopicNumber};
+use gridwire_core::routing::{AccessKey, HandshakeError, InstallError, Webhook};
+use gridwire_store::ResourceError;
+
+use crate::address::Address;
+use crate::compile::compile;
+use crate::control::{Shared, load};
+use crate::document::{Entry, Numbers, not_found, parent_not_found};
+use crate::format;
+use crate::kinds::Numbering;
+use crate::limits::{PLANS_MAX, RETRY_AFTER};
+use crate::plan::{Judgement, Plan, Preconditions, Write, plan};
+
+/// What is to be done to a resource.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub address: Address,
+    pub operation: Operation,
+    pub preconditions: Preconditions,
+}
+
+#[derive(Debug)]
+pub(crate) enum Operation {
+    Write(Write),
+    Delete,
+    /// The key's index.
+    RegenerateKey(usize),
+}
+
+impl Operation {
+    /// In the audit log.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Write(Write { patch: false, .. }) => "write",
+            Self::Write(Write { patch: true, .. }) => "update",
+            Self::Delete => "delete",
+            Self::RegenerateKey(_) => "regenerateKey",
+        }
+    }
+}
+
+/// How a turn ended.
+enum Turn {
+    /// The resource as it is now; `None` when it is gone.
+    Done(Option<Arc<Entry>>),
+    /// The state has moved on: plan again.
+    Again,
+}
+
+impl Shared {
+    /// Makes the change. Not cancel safe: run it to its end.
+    pub(crate) async fn make(&self, change: &Change) -> Result<Option<Arc<Entry>>, ApiError> {
+        let mut consent: Option<Webhook> = None;
+        for _ in 0..PLANS_MAX {
+            if let Operation::Write(write) = &change.operation {
+                let planned = self.plan(change, write)?;
+                if let Some(handshake) = planned.handshake
+                    && consent.as_ref() != Some(&handshake.webhook)
+                {
+                    let webhook = handshake.webhook.clone();
+                    self.delivery.validate(handshake).await.map_err(|error| handshake_refusal(&error))?;
+                    consent = Some(webhook);
+                }
+            }
+            match self.take_turn(change, consent.as_ref()).await? {
+                Turn::Done(entry) => return Ok(entry),
+                Turn::Again => {}
+            }
+        }
+        Err(ApiError::new(
+            ErrorCode::Conflict,
+            "The resource was changed by others at the same time. Read it again and repeat the change.",
+        ))
+    }
+
+    fn plan(&self, change: &Change, write: &Write) -> Result<Plan, ApiError> {
+        let judgement =
+            Judgement { now: self.clock.now(), allow_http_webhooks: self.options.allow_http_webhooks };
+        plan(&self.state().resources, &change.address, write, &change.preconditions, judgement)
+    }
+
+    async fn take_turn(&self, change: &Change, consent: Option<&Webhook>) -> Result<Turn, ApiError> {
+        let _turn = self.turn.lock().await;
+        self.refresh().await?;
+        let outcome = match &change.operation {
+            Operation::Write(write) => self.write(change, write, consent).await,
+            Operation::Delete => self.delete(change).await,
+            Operation::RegenerateKey(index) => self.regenerate(change, *index).await,
+        };
+        match outcome {
+            Ok(turn) => Ok(turn),
+            Err(Failure::Refused(error)) => Err(error),
+            Err(Failure::Store(error)) => {
+                // Whatever it was, what is in memory may no longer be what is stored.
+                self.stale.store(true, Ordering::Release);
+                match error {
+                    ResourceError::Exists { .. }
+                    | ResourceError::Missing { .. }
+                    | ResourceError::Changed { .. } => Ok(Turn::Again),
+                    ResourceError::StorageFull => Err(storage_full()),
+                    ResourceError::Failed(reason) => {
+                        tracing::error!(%reason, "failed to store a resource");
+                        Err(unavailable("The resource store failed."))
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads everything anew if the memory may differ from the store.
+    async fn refresh(&self) -> Result<(), ApiError> {
+        if !self.stale.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let resources = load(&*self.store, &self.sealer).await.map_err(|error| {
+            tracing::error!(%error, "failed to read the resources again");
+            unavailable("The resource store failed.")
+        })?;
+        {
+            let mut state = self.state_mut();
+            state.resources = resources;
+            state.compiled = compile(&state.resources, &state.compiled);
+            state.installed = false;
+        }
+        self.stale.store(false, Ordering::Release);
+        self.install().await
+    }
+
+    async fn write(
+        &self,
+        change: &Change,
+        write: &Write,
+        consent: Option<&Webhook>,
+    ) -> Result<Turn, Failure> {
+        let Plan { mut document, replaces, changes, handshake } = self.plan(change, write)?;
+        if handshake.is_some_and(|handshake| consent != Some(&handshake.webhook)) {
+            return Ok(Turn::Again);
+        }
+        if !changes {
+            // Nothing to keep; but an earlier change may still wait to be put in use.
+            self.install_if_needed().await?;
+            return Ok(Turn::Done(self.state().resources.get(&document.address).cloned()));
+        }
+        let key = document.address.key();
+        let revision = match replaces {
+            Some(revision) => {
+                let value = format::write(&document, &self.sealer, &*self.rng);
+                self.store.update(&key, value, revision).await?
+            }
+            None => {
+                document.numbers = self.number(&document.address).await?;
+                if document.address.kind.keys {
+                    document.keys = Some([self.new_key(), self.new_key()]);
+                }
+                let value = format::write(&document, &self.sealer, &*self.rng);
+                self.store.create(&key, value).await?
+            }
+        };
+        let entry = {
+            let mut state = self.state_mut();
+            let entry = state.resources.insert(Entry { key, revision, document });
+            state.recompile();
+            entry
+        };
+        self.install().await?;
+        Ok(Turn::Done(Some(entry)))
+    }
+
+    async fn delete(&self, change: &Change) -> Result<Turn, Failure> {
+        let keys = {
+            let state = self.state();
+            let existing = state.resources.get(&change.address);
+            change.preconditions.check(existing.map(Arc::as_ref))?;
+            existing.map(|entry| state.resources.subtree(&entry.key)).unwrap_or_default()
+        };
+        if keys.is_empty() {
+            self.install_if_needed().await?;
+            return Ok(Turn::Done(None));
+        }
+        self.store.delete(keys.clone()).await?;
+        {
+            let mut state = self.state_mut();
+            state.resources.remove(&keys);
+            state.recompile();
+        }
+        self.install().await?;
+        Ok(Turn::Done(None))
+    }
+
+    async fn regenerate(&self, change: &Change, index: usize) -> Result<Turn, Failure> {
+        let existing = self.state().resources.get(&change.address).cloned();
+        change.preconditions.check(existing.as_deref())?;
+        let Some(existing) = existing else { return Err(not_found(&change.address).into()) };
+        let mut document = existing.document.clone();
+        if let Some(keys) = &mut document.keys
+            && let Some(key) = keys.get_mut(index)
+        {
+            *key = self.new_key();
+        }
+        document.modified_at = self.clock.now();
+        let value = format::write(&document, &self.sealer, &*self.rng);
+        let revision = self.store.update(&existing.key, value, existing.revision).await?;
+        let entry = {
+            let mut state = self.state_mut();
+            let entry = state.resources.insert(Entry { key: existing.key.clone(), revision, document });
+            state.recompile();
+            entry
+        };
+        self.install().await?;
+        Ok(Turn::Done(Some(entry)))
+    }
+
+    /// Reserves the numbers of a new resource.
+    async fn number(&self, address: &Address) -> Result<Numbers, Failure> {
+        match address.kind.numbering {
+            Numbering::Nothing => Ok(Numbers::Nothing),
+            Numbering::Topic => Ok(Numbers::Topic(TopicNumber(self.store.next_numbers("topic", 1).await?))),
+            Numbering::Subscription => {
+                let topic = self.state().resources.parent_of(address).map(|topic| topic.document.numbers);
+                let Some(Numbers::Topic(topic)) = topic else {
+                    return Err(parent_not_found(address).into());
+                };
+                let number = self.store.next_numbers("subscription", 1).await?;
+                // The topic's number is never reused, so neither is a slot of it.
+                let slot = self.store.next_numbers(&format!("slot/{topic}"), 1).await?;
+                Ok(Numbers::Subscription { number: SubscriptionNumber(number), slot: Slot(slot) })
+            }
+        }
+    }
+
+    fn new_key(&self) -> AccessKey {
+        let mut bytes = [0; 32];
+        self.rng.fill(&mut bytes);
+        AccessKey::new(STANDARD.encode(bytes))
+    }
+
+    async fn install_if_needed(&self) -> Result<(), ApiError> {
+        let installed = self.state().installed;
+        if installed { Ok(()) } else { self.install().await }
+    }
+
+    /// Hands the latest table over and waits until it is in use.
+    pub(crate) async fn install(&self) -> Result<(), ApiError> {
+        self.install_table().await.map_err(|error| match error {
+            InstallError::Stopping => unavailable("The broker is stopping."),
+            InstallError::StorageFull => storage_full(),
+        })
+    }
+
+    pub(crate) async fn install_table(&self) -> Result<(), InstallError> {
+        let table = {
+            let mut state = self.state_mut();
+            state.installed = false;
+            Arc::clone(&state.compiled.table)
+        };
+        self.delivery.install(table).await?;
+        self.state_mut().installed = true;
+        Ok(())
+    }
+}
+
+/// Why a turn was not completed.
+enum Failure {
+    Refused(ApiError),
+    Store(ResourceError),
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<ResourceError> for Failure {
+    fn from(error: ResourceError) -> Self {
+        Self::Store(error)
+    }
+}
+
+fn handshake_refusal(error: &HandshakeError) -> ApiError {
+    let code = match error {
+        HandshakeError::Forbidden { .. } => ErrorCode::EndpointForbidden,
+        HandshakeError::Refused { .. } => ErrorCode::EndpointValidationFailed,
+    };
+    ApiError::new(code, error.to_string())
+}
+
+fn storage_full() -> ApiError {
+    ApiError::new(ErrorCode::StorageFull, "There is no space left to record the change.")
+        .with_retry_after(RETRY_AFTER)
+}
+
+pub(crate) fn unavailable(message: &str) -> ApiError {
+    ApiError::new(ErrorCode::Unavailable, message).with_retry_after(RETRY_AFTER)
+}

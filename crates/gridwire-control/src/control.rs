@@ -1,0 +1,439 @@
+//! The control plane itself: what it holds, and how a request is answered.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use gridwire_core::api_error::{ApiError, ErrorCode};
+use gridwire_core::routing::{DeliveryPort, InstallError, RoutingTable};
+use gridwire_http::{Peer, Request, Response, empty, error, json};
+use gridwire_outside::{Clock, Rng};
+use gridwire_store::{ResourceError, ResourceStore};
+use http::header::{AUTHORIZATION, ETAG, IF_MATCH, IF_NONE_MATCH};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use serde_json::Value;
+use tokio::sync::{Mutex, Semaphore};
+use tokio_util::task::TaskTracker;
+
+use crate::address::{Address, Form, ROOT};
+use crate::audit::RequestIds;
+use crate::body;
+use crate::change::{Change, Operation, unavailable};
+use crate::compile::{Compiled, compile};
+use crate::document::{Entry, Resources, not_found};
+use crate::facts::Facts;
+use crate::format;
+use crate::kinds::Action;
+use crate::limits::{CHANGES_MAX, REFUSED_AUDIT_INTERVAL, RETRY_AFTER};
+use crate::list::{List, Via};
+use crate::members::Members;
+use crate::options::ControlOptions;
+use crate::plan::{Preconditions, Write};
+use crate::provider;
+use crate::request::{self, Query, Target};
+use crate::sealer::Sealer;
+
+/// Why the control plane could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error("failed to read the resources")]
+    Store(#[source] ResourceError),
+    #[error("failed to read the resource `{key}`: {reason}")]
+    Resource { key: String, reason: String },
+}
+
+/// How much there is, for readiness and metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Custom and namespace topics.
+    pub topics: usize,
+    pub namespaces: usize,
+    /// Event subscriptions of either kind of topic.
+    pub subscriptions: usize,
+}
+
+/// The control plane.
+#[derive(Debug)]
+pub struct Control {
+    shared: Arc<Shared>,
+    /// The changes under way: they run to their end whether or not their clients wait.
+    changes: TaskTracker,
+    /// How many there may be; more are answered 503.
+    places: Arc<Semaphore>,
+}
+
+/// What requests and changes share.
+pub(crate) struct Shared {
+    pub store: Arc<dyn ResourceStore>,
+    pub sealer: Sealer,
+    pub delivery: Arc<dyn DeliveryPort>,
+    pub clock: Arc<dyn Clock>,
+    pub rng: Arc<dyn Rng>,
+    pub options: ControlOptions,
+    /// Held while a change is stored and put in use.
+    pub turn: Mutex<()>,
+    /// Set when the memory may differ from the store.
+    pub stale: AtomicBool,
+    state: RwLock<State>,
+    /// Monotonic time of the last refused login that was audited, in milliseconds.
+    refused_at: AtomicU64,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// All resources and what they compile to.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub resources: Resources,
+    pub compiled: Compiled,
+    /// Whether the delivery port has the latest table.
+    pub installed: bool,
+}
+
+impl State {
+    pub(crate) fn recompile(&mut self) {
+        self.compiled = compile(&self.resources, &self.compiled);
+    }
+}
+
+/// Reads every resource of the store.
+pub(crate) async fn load(store: &dyn ResourceStore, sealer: &Sealer) -> Result<Resources, ControlError> {
+    let mut resources = Resources::default();
+    // In order of key, so parents come before their children.
+    for resource in store.list(ROOT).await.map_err(ControlError::Store)? {
+        let key = resource.key.clone();
+        let entry = format::read(resource, sealer, &resources)
+            .map_err(|error| ControlError::Resource { key, reason: error.to_string() })?;
+        resources.insert(entry);
+    }
+    Ok(resources)
+}
+
+impl Shared {
+    pub(crate) fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().expect("no panic while the resources are held")
+    }
+
+    pub(crate) fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().expect("no panic while the resources are held")
+    }
+}
+
+impl Control {
+    /// Reads all resources and compiles the routing table. Does not install it: the broker may not run yet.
+    pub async fn open(
+        store: Arc<dyn ResourceStore>,
+        sealer: Sealer,
+        delivery: Arc<dyn DeliveryPort>,
+        clock: Arc<dyn Clock>,
+        rng: Arc<dyn Rng>,
+        options: ControlOptions,
+    ) -> Result<Arc<Self>, ControlError> {
+        let resources = load(&*store, &sealer).await?;
+        let compiled = compile(&resources, &Compiled::default());
+        let state = State { resources, compiled, installed: false };
+        let shared = Shared {
+            store,
+            sealer,
+            delivery,
+            clock,
+            rng,
+            options,
+            turn: Mutex::new(()),
+            stale: AtomicBool::new(false),
+            state: RwLock::new(state),
+            refused_at: AtomicU64::new(u64::MAX),
+        };
+        Ok(Arc::new(Self {
+            shared: Arc::new(shared),
+            changes: TaskTracker::new(),
+            places: Arc::new(Semaphore::new(CHANGES_MAX)),
+        }))
+    }
+
+    /// The latest compiled table; not necessarily installed yet.
+    pub fn table(&self) -> Arc<RoutingTable> {
+        Arc::clone(&self.shared.state().compiled.table)
+    }
+
+    /// Hands the table to the delivery port and waits until it is in use. Called once, at the start.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped; the table then counts as not installed and the next change installs it.
+    pub async fn install(&self) -> Result<(), InstallError> {
+        let _turn = self.shared.turn.lock().await;
+        self.shared.install_table().await
+    }
+
+    /// Whether the delivery port has the latest table: part of readiness.
+    pub fn is_installed(&self) -> bool {
+        self.shared.state().installed && !self.shared.stale.load(Ordering::Acquire)
+    }
+
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for entry in self.shared.state().resources.iter() {
+            match entry.facts() {
+                Facts::Topic(_) => counts.topics += 1,
+                Facts::Namespace => counts.namespaces += 1,
+                Facts::Subscription(_) => counts.subscriptions += 1,
+            }
+        }
+        counts
+    }
+
+    /// Waits for the changes under way; for a drain, once no new requests come.
+    pub async fn drain(&self) {
+        self.changes.close();
+        self.changes.wait().await;
+    }
+
+    /// Whether a path is the control plane's: `/subscriptions/…` and `/providers/…`, in any case.
+    pub fn is_management_path(path: &str) -> bool {
+        request::is_management_path(path)
+    }
+
+    /// Answers a request.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time: a change whose body was read runs on to its end.
+    pub async fn handle(&self, request: Request, peer: Peer) -> Response {
+        let ids = RequestIds::of(request.headers(), &*self.shared.rng);
+        let mut response = match self.answer(request, peer, &ids).await {
+            Ok(response) => response,
+            Err(refusal) => error(&refusal),
+        };
+        ids.stamp(response.headers_mut());
+        response
+    }
+
+    async fn answer(&self, request: Request, peer: Peer, ids: &RequestIds) -> Result<Response, ApiError> {
+        self.authorize(request.headers(), peer, ids)?;
+        let query = Query::parse(request.uri().query().unwrap_or_default())?;
+        let target = Target::parse(request.uri().path())?;
+        if let Target::Resource { address, form } = target {
+            return self.answer_resource(request, peer, ids, address, form).await;
+        }
+        if let Target::Action { address, action, .. } = target {
+            only(&request, &Method::POST, "POST")?;
+            return self.act(request, peer, ids, address, action).await;
+        }
+        only(&request, &Method::GET, "GET")?;
+        let origin = request::origin(&request, peer);
+        let public = &self.shared.options.public;
+        let via = Via {
+            origin: origin.as_deref().unwrap_or_else(|| public.preferred()),
+            path: request.uri().path(),
+            public,
+        };
+        let list = |list: List<'_>| list.page(&self.shared.state().resources, &query, via);
+        let value = match &target {
+            Target::Collection { scope, kind, form } => {
+                list(List { kind, scope, form: *form, location: None, topic_type: None })?
+            }
+            Target::EventSubscriptions { scope, location, topic_type } => {
+                list(List::by_place(scope, location.as_deref(), topic_type.as_deref()))?
+            }
+            Target::EventTypes => serde_json::json!({ "value": [] }),
+            Target::Operations => provider::operations(),
+            Target::TopicTypes => provider::topic_types(),
+            Target::TopicType { name } => provider::topic_type(name)?,
+            Target::TopicTypeEventTypes { name } => provider::event_types_of(name)?,
+            Target::Resource { .. } | Target::Action { .. } => return Err(internal()),
+        };
+        Ok(json(StatusCode::OK, value.to_string()))
+    }
+
+    /// Checks the bearer token. One message for every failure, so that it tells nothing.
+    fn authorize(&self, headers: &HeaderMap, peer: Peer, ids: &RequestIds) -> Result<(), ApiError> {
+        let presented = headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|text| text.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("Bearer"))
+            .map(|(_, token)| token.trim());
+        if presented.is_some_and(|token| self.shared.options.management_token.matches(token)) {
+            return Ok(());
+        }
+        let refusal = ApiError::new(
+            ErrorCode::Unauthorized,
+            "The request needs a valid management token as its bearer token.",
+        );
+        if self.may_audit_refusal() {
+            ids.record(peer, "login", "", Err(&refusal));
+        }
+        Err(refusal)
+    }
+
+    /// Whether enough time has passed since the last refused login in the audit log.
+    fn may_audit_refusal(&self) -> bool {
+        let now = u64::try_from(self.shared.clock.monotonic().as_millis()).unwrap_or(u64::MAX - 1);
+        let interval = u64::try_from(REFUSED_AUDIT_INTERVAL.as_millis()).unwrap_or(u64::MAX);
+        let last = self.shared.refused_at.load(Ordering::Relaxed);
+        let due = last == u64::MAX || now.saturating_sub(last) >= interval;
+        due && self
+            .shared
+            .refused_at
+            .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    async fn answer_resource(
+        &self,
+        request: Request,
+        peer: Peer,
+        ids: &RequestIds,
+        address: Address,
+        form: Form,
+    ) -> Result<Response, ApiError> {
+        let preconditions = preconditions(request.headers());
+        let kind = address.kind;
+        match *request.method() {
+            Method::GET => {
+                let entry = self.find(&address)?;
+                self.show(&entry, form, StatusCode::OK)
+            }
+            Method::PUT | Method::PATCH => {
+                let patch = request.method() == Method::PATCH;
+                let (head, body) = request.into_parts();
+                let body = body::read(&head.headers, body).await?;
+                let operation = Operation::Write(Write { patch, body });
+                let entry = self.change(Change { address, operation, preconditions }, peer, ids).await?;
+                let status = if patch { kind.patch_status } else { StatusCode::CREATED.as_u16() };
+                let status = StatusCode::from_u16(status).map_err(|_| internal())?;
+                let entry = entry.ok_or_else(internal)?;
+                self.show(&entry, form, status)
+            }
+            Method::DELETE => {
+                let change = Change { address, operation: Operation::Delete, preconditions };
+                self.change(change, peer, ids).await?;
+                Ok(empty(StatusCode::NO_CONTENT))
+            }
+            _ => Err(wrong_method("GET, PUT, PATCH, DELETE")),
+        }
+    }
+
+    async fn act(
+        &self,
+        request: Request,
+        peer: Peer,
+        ids: &RequestIds,
+        address: Address,
+        action: Action,
+    ) -> Result<Response, ApiError> {
+        if action == Action::RegenerateKey {
+            let preconditions = preconditions(request.headers());
+            let (head, body) = request.into_parts();
+            let body = body::read(&head.headers, body).await?;
+            let index = Members::new(&body, "").choice("keyName", &[("key1", 0), ("key2", 1)])?;
+            let Some(index) = index else {
+                let message = "The property `keyName` must be `key1` or `key2`.";
+                return Err(ApiError::new(ErrorCode::InvalidResource, message));
+            };
+            let operation = Operation::RegenerateKey(index);
+            let entry = self.change(Change { address, operation, preconditions }, peer, ids).await?;
+            let entry = entry.ok_or_else(internal)?;
+            return keys(&entry);
+        }
+        let answer = self.find(&address).and_then(|entry| match action {
+            Action::ListKeys | Action::RegenerateKey => keys(&entry),
+            Action::GetFullUrl => full_url(&entry),
+            Action::GetDeliveryAttributes => delivery_attributes(&entry),
+        });
+        ids.record(peer, action.name(), &address.id(Form::Nested), answer.as_ref().map(Response::status));
+        answer
+    }
+
+    fn find(&self, address: &Address) -> Result<Arc<Entry>, ApiError> {
+        self.shared.state().resources.get(address).cloned().ok_or_else(|| not_found(address))
+    }
+
+    fn show(&self, entry: &Entry, form: Form, status: StatusCode) -> Result<Response, ApiError> {
+        let body = self.shared.state().resources.show(entry, form, &self.shared.options.public);
+        let mut response = json(status, body.to_string());
+        let etag = HeaderValue::from_str(&entry.etag()).map_err(|_| internal())?;
+        response.headers_mut().insert(ETAG, etag);
+        Ok(response)
+    }
+
+    /// Runs a change to its end, on its own task, and writes it to the audit log.
+    async fn change(
+        &self,
+        change: Change,
+        peer: Peer,
+        ids: &RequestIds,
+    ) -> Result<Option<Arc<Entry>>, ApiError> {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            return Err(ApiError::new(ErrorCode::Overloaded, "Too many changes are under way.")
+                .with_retry_after(RETRY_AFTER));
+        };
+        if self.changes.is_closed() {
+            return Err(unavailable("The broker is stopping."));
+        }
+        let shared = Arc::clone(&self.shared);
+        let ids = ids.clone();
+        let task = self.changes.spawn(async move {
+            let _place = place;
+            let outcome = shared.make(&change).await;
+            let status = outcome.as_ref().map(|_| StatusCode::OK);
+            ids.record(peer, change.operation.name(), &change.address.id(Form::Nested), status);
+            outcome
+        });
+        match task.await {
+            Ok(outcome) => outcome,
+            Err(failure) => {
+                tracing::error!(%failure, "a change ended by a panic");
+                Err(internal())
+            }
+        }
+    }
+}
+
+fn only(request: &Request, method: &Method, allow: &'static str) -> Result<(), ApiError> {
+    if request.method() == method { Ok(()) } else { Err(wrong_method(allow)) }
+}
+
+fn wrong_method(allow: &'static str) -> ApiError {
+    ApiError::new(ErrorCode::MethodNotAllowed, format!("The method is not allowed here; these are: {allow}."))
+        .with_allow(allow)
+}
+
+fn internal() -> ApiError {
+    ApiError::new(ErrorCode::Internal, "The request failed for an internal reason.")
+}
+
+fn preconditions(headers: &HeaderMap) -> Preconditions {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    Preconditions {
+        if_match: text(IF_MATCH).map(str::to_owned),
+        if_absent: text(IF_NONE_MATCH).is_some_and(|value| value.trim() == "*"),
+    }
+}
+
+fn keys(entry: &Entry) -> Result<Response, ApiError> {
+    let [first, second] = entry.document.keys.as_ref().ok_or_else(internal)?;
+    let body = serde_json::json!({ "key1": first.reveal(), "key2": second.reveal() });
+    Ok(json(StatusCode::OK, body.to_string()))
+}
+
+fn full_url(entry: &Entry) -> Result<Response, ApiError> {
+    let webhook = entry.facts().subscription().and_then(|facts| facts.webhook.as_ref());
+    let Some(webhook) = webhook else {
+        let message = "The event subscription has no endpoint: its events are received, not pushed.";
+        return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+    };
+    let body = serde_json::json!({ "endpointUrl": webhook.url });
+    Ok(json(StatusCode::OK, body.to_string()))
+}
+
+fn delivery_attributes(entry: &Entry) -> Result<Response, ApiError> {
+    let facts = entry.facts().subscription().ok_or_else(internal)?;
+    let body = serde_json::json!({ "value": Value::from(facts.delivery_attributes.clone()) });
+    Ok(json(StatusCode::OK, body.to_string()))
+}

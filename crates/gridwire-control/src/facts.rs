@@ -1,0 +1,64 @@
+//! What the rest of control needs to know of a resource, whatever kind it is.
+//!
+//! A kind gives these out and nothing else looks into its properties: so a new kind that is, say, a sort of
+//! topic is routed by giving [`TopicFacts`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gridwire_core::event::InputSchema;
+use gridwire_core::filter::FilterSpec;
+use gridwire_core::publish::InputMapping;
+use gridwire_core::routing::{DeadLetterDestination, DeliveryMode, TopicKind, Webhook};
+use gridwire_core::time::Timestamp;
+use serde_json::Value;
+
+/// What a resource means to routing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Facts<'a> {
+    Topic(&'a TopicFacts),
+    /// Holds topics and keys.
+    Namespace,
+    Subscription(&'a SubscriptionFacts),
+}
+
+impl<'a> Facts<'a> {
+    pub(crate) fn topic(self) -> Option<&'a TopicFacts> {
+        match self {
+            Self::Topic(facts) => Some(facts),
+            Self::Namespace | Self::Subscription(_) => None,
+        }
+    }
+
+    pub(crate) fn subscription(self) -> Option<&'a SubscriptionFacts> {
+        match self {
+            Self::Subscription(facts) => Some(facts),
+            Self::Namespace | Self::Topic(_) => None,
+        }
+    }
+}
+
+/// What takes events.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TopicFacts {
+    pub kind: TopicKind,
+    pub input_schema: InputSchema,
+    pub input_mapping: Option<InputMapping>,
+    pub local_auth: bool,
+    pub retention: Duration,
+}
+
+/// Who is given events.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SubscriptionFacts {
+    pub mode: DeliveryMode,
+    pub attempts_max: u32,
+    /// `None`: as long as the topic keeps events. Never longer than that in any case.
+    pub time_to_live: Option<Duration>,
+    pub webhook: Option<Webhook>,
+    pub dead_letter: Option<DeadLetterDestination>,
+    pub filter: Arc<FilterSpec>,
+    pub expires_at: Option<Timestamp>,
+    /// The delivery attribute mappings in full, secret values included.
+    pub delivery_attributes: Vec<Value>,
+}

@@ -1,0 +1,199 @@
+//! Webhook destinations: `destination`, plain or in a `deliveryWithResourceIdentity`.
+
+use gridwire_core::api_error::ApiError;
+use serde_json::{Map, Value, json};
+use url::Url;
+
+use super::attributes::{self, DeliveryAttribute};
+use super::{Identity, endpoint_forbidden};
+use crate::kinds::Admission;
+use crate::limits::ENDPOINT_URL_BYTES_MAX;
+use crate::members::{Members, invalid};
+
+/// Destinations of the hosted service that Gridwire does not deliver to; refused by name.
+const UNSUPPORTED: &[&str] = &[
+    "AzureFunction",
+    "EventHub",
+    "HybridConnection",
+    "ServiceBusQueue",
+    "ServiceBusTopic",
+    "StorageQueue",
+    "NamespaceTopic",
+    "MonitorAlert",
+    "PartnerDestination",
+];
+
+/// Ports no webhook may use: the Fetch standard's list of ports that speak another protocol, where a posted
+/// body could be taken for commands.
+const BLOCKED_PORTS: &[u16] = &[
+    0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103,
+    104, 109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514,
+    515, 526, 530, 531, 532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723,
+    2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080,
+];
+
+const TLS_VERSIONS: &[(&str, &str)] = &[("1.0", "1.0"), ("1.1", "1.1"), ("1.2", "1.2"), ("1.3", "1.3")];
+const EVENTS_PER_BATCH_MAX: u32 = 5_000;
+const BATCH_KILOBYTES_MAX: u32 = 1_024;
+const EVENTS_PER_BATCH_DEFAULT: u32 = 1;
+const BATCH_KILOBYTES_DEFAULT: u32 = 64;
+
+/// A webhook as it was configured.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct WebhookDestination {
+    identity: Option<Identity>,
+    /// As the user wrote it; never shown but by `getFullUrl`.
+    pub(crate) url: String,
+    /// Scheme, host and path.
+    base_url: String,
+    events_per_batch: u32,
+    batch_kilobytes: u32,
+    minimum_tls: Option<&'static str>,
+    pub(crate) attributes: Vec<DeliveryAttribute>,
+}
+
+impl std::fmt::Debug for WebhookDestination {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WebhookDestination").field("base_url", &self.base_url).finish_non_exhaustive()
+    }
+}
+
+impl WebhookDestination {
+    /// Reads `destination` or `deliveryWithResourceIdentity` of `owner`.
+    pub(crate) fn read(owner: &Members<'_>) -> Result<Option<Self>, ApiError> {
+        let plain = owner.object("destination")?;
+        let wrapper = owner.object("deliveryWithResourceIdentity")?;
+        match (plain, wrapper) {
+            (None, None) => Ok(None),
+            (Some(_), Some(_)) => {
+                Err(owner.wrong("destination", "left out when `deliveryWithResourceIdentity` is given"))
+            }
+            (Some(destination), None) => Self::read_destination(&destination, None).map(Some),
+            (None, Some(wrapper)) => {
+                let identity = Identity::read(&wrapper)?;
+                match wrapper.object("destination")? {
+                    None => Err(wrapper.wrong("destination", "given")),
+                    Some(destination) => Self::read_destination(&destination, Some(identity)).map(Some),
+                }
+            }
+        }
+    }
+
+    fn read_destination(destination: &Members<'_>, identity: Option<Identity>) -> Result<Self, ApiError> {
+        let Some(endpoint_type) = destination.text("endpointType")? else {
+            return Err(destination.wrong("endpointType", "given; `WebHook` is supported"));
+        };
+        if let Some(name) = UNSUPPORTED.iter().find(|name| name.eq_ignore_ascii_case(endpoint_type)) {
+            return Err(invalid(format!(
+                "The destination type `{name}` is not supported; the supported type is `WebHook`."
+            )));
+        }
+        if !endpoint_type.eq_ignore_ascii_case("WebHook") {
+            return Err(destination.wrong("endpointType", "`WebHook`, the only supported destination type"));
+        }
+        let Some(properties) = destination.object("properties")? else {
+            return Err(destination.wrong("properties", "given"));
+        };
+        let Some(url) = properties.text("endpointUrl")? else {
+            return Err(properties.wrong("endpointUrl", "given"));
+        };
+        let parsed = parse_url(&properties, url)?;
+        for name in ["azureActiveDirectoryTenantId", "azureActiveDirectoryApplicationIdOrUri"] {
+            // Delivering without the token that the endpoint counts on would only look configured.
+            if properties.text(name)?.is_some_and(|text| !text.is_empty()) {
+                return Err(properties.wrong(name, "left out: Gridwire does not obtain tokens for webhooks"));
+            }
+        }
+        Ok(Self {
+            identity,
+            url: url.to_owned(),
+            base_url: base_url(&parsed),
+            events_per_batch: properties
+                .integer("maxEventsPerBatch", 1..=EVENTS_PER_BATCH_MAX)?
+                .unwrap_or(EVENTS_PER_BATCH_DEFAULT),
+            batch_kilobytes: properties
+                .integer("preferredBatchSizeInKilobytes", 1..=BATCH_KILOBYTES_MAX)?
+                .unwrap_or(BATCH_KILOBYTES_DEFAULT),
+            minimum_tls: properties.choice("minimumTlsVersionAllowed", TLS_VERSIONS)?,
+            attributes: attributes::read(&properties)?,
+        })
+    }
+
+    /// Judges the URL by the options, when it is new.
+    pub(crate) fn admit(&self, admission: Admission<'_>) -> Result<(), ApiError> {
+        let existing = admission
+            .ground
+            .existing
+            .and_then(crate::facts::Facts::subscription)
+            .and_then(|facts| facts.webhook.as_ref());
+        let unchanged = existing.is_some_and(|webhook| webhook.url == self.url);
+        if unchanged || admission.allow_http_webhooks || self.base_url.starts_with("https:") {
+            return Ok(());
+        }
+        Err(endpoint_forbidden("The endpoint's URL must begin with `https://`."))
+    }
+
+    /// The member of the owner that this is, its secrets shown or not.
+    pub(crate) fn put(&self, owner: &mut Map<String, Value>, secrets: bool) {
+        let mut properties = json!({
+            "endpointBaseUrl": self.base_url,
+            "maxEventsPerBatch": self.events_per_batch,
+            "preferredBatchSizeInKilobytes": self.batch_kilobytes,
+        });
+        if secrets {
+            properties["endpointUrl"] = self.url.as_str().into();
+        }
+        if let Some(version) = self.minimum_tls {
+            properties["minimumTlsVersionAllowed"] = version.into();
+        }
+        if !self.attributes.is_empty() {
+            properties["deliveryAttributeMappings"] =
+                self.attributes.iter().map(|attribute| attribute.to_arm(secrets)).collect();
+        }
+        let destination = json!({ "endpointType": "WebHook", "properties": properties });
+        match &self.identity {
+            None => owner.insert("destination".into(), destination),
+            Some(identity) => owner.insert(
+                "deliveryWithResourceIdentity".into(),
+                json!({ "identity": identity.to_arm(), "destination": destination }),
+            ),
+        };
+    }
+}
+
+/// Parses an endpoint's URL. The rules that need no look-up are judged here; addresses are judged when they
+/// are known, on every attempt.
+fn parse_url(properties: &Members<'_>, text: &str) -> Result<Url, ApiError> {
+    if text.len() > ENDPOINT_URL_BYTES_MAX {
+        let must = format!("at most {ENDPOINT_URL_BYTES_MAX} bytes long");
+        return Err(properties.wrong("endpointUrl", &must));
+    }
+    // A URL parser drops tabs and line breaks; a text with them is not what it seems to be.
+    if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err(properties.wrong("endpointUrl", "free of spaces and control characters"));
+    }
+    let url = Url::parse(text).map_err(|_| properties.wrong("endpointUrl", "an absolute URL"))?;
+    if !matches!(url.scheme(), "https" | "http") {
+        return Err(endpoint_forbidden("The endpoint's URL must begin with `https://`."));
+    }
+    if url.host().is_none() {
+        return Err(properties.wrong("endpointUrl", "a URL with a host"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(endpoint_forbidden("The endpoint's URL must not hold a user name or password."));
+    }
+    if url.fragment().is_some() {
+        return Err(endpoint_forbidden("The endpoint's URL must not have a fragment (`#`)."));
+    }
+    let port = url.port_or_known_default().unwrap_or(0);
+    if BLOCKED_PORTS.contains(&port) {
+        return Err(endpoint_forbidden(format!("The endpoint's port {port} may not be used for webhooks.")));
+    }
+    Ok(url)
+}
+
+fn base_url(url: &Url) -> String {
+    let mut base = url.clone();
+    base.set_query(None);
+    base.into()
+}
