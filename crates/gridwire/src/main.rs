@@ -1,1 +1,6 @@
+//! stub
+mod client;
+mod data_dir;
+mod output;
+mod tls;
 fn main() {}

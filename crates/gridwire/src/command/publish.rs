@@ -1,0 +1,310 @@
+//! `gridwire publish`: events from an argument, a file or standard input.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
+use clap::Args;
+use gridwire_core::time::Timestamp;
+use gridwire_outside::Rng;
+use gridwire_outside::system::SystemRng;
+use http::{Method, Request, header};
+use serde_json::{Map, Value, json};
+
+use crate::arm::{Refusal, Scope, Topic};
+use crate::client::{ANSWER_TIMEOUT, Client};
+use crate::output::Output;
+use crate::target::{Target, TargetArgs};
+
+pub(crate) const HELP: &str = r#"Examples:
+  gridwire publish orders '{"id": 7}' --type order.paid --subject /orders/7
+  gridwire publish shop/jobs --file job.json --type job.created --count 100
+  echo '{"n": 1}' | gridwire publish shop/jobs -
+  gridwire publish orders --event --file event.json       a whole event, or an array of them
+
+DATA that is JSON is sent as JSON, anything else as a string."#;
+
+/// Events of one request; well below what the service takes, and small enough to be fast.
+const BATCH_EVENTS_MAX: usize = 100;
+/// Bytes of one request.
+const BATCH_BYTES_MAX: usize = 512 << 10;
+const COUNT_MAX: usize = 1_000_000;
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PublishArgs {
+    /// `orders`, or `shop/jobs` in a namespace
+    topic: String,
+    /// The event's data; `-` reads standard input [default: {}]
+    data: Option<String>,
+    /// Read the data from a file
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    file: Option<PathBuf>,
+    /// The data is a whole event, or an array of whole events, of the topic's schema
+    #[arg(long)]
+    event: bool,
+    /// The event's type
+    #[arg(long = "type", value_name = "TYPE", default_value = "gridwire.test")]
+    event_type: String,
+    /// What the event is about
+    #[arg(long)]
+    subject: Option<String>,
+    /// Where the event comes from
+    #[arg(long, default_value = "/gridwire/cli")]
+    source: String,
+    /// The event's id; with --count, the number is appended [default: a random one]
+    #[arg(long)]
+    id: Option<String>,
+    /// How many events to publish
+    #[arg(long, default_value_t = 1)]
+    count: usize,
+    /// Access key of the topic or namespace [default: asked from the server]
+    #[arg(long, value_name = "KEY", env = "GRIDWIRE_KEY", hide_env_values = true)]
+    key: Option<String>,
+}
+
+/// The schema of a topic's requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Schema {
+    CloudEvents,
+    EventGrid,
+    Custom,
+}
+
+impl Schema {
+    fn content_type(self) -> &'static str {
+        match self {
+            Self::CloudEvents => "application/cloudevents-batch+json; charset=utf-8",
+            Self::EventGrid | Self::Custom => "application/json; charset=utf-8",
+        }
+    }
+}
+
+pub(crate) async fn run(args: &PublishArgs, target: &TargetArgs, output: Output) -> anyhow::Result<()> {
+    ensure!((1..=COUNT_MAX).contains(&args.count), "--count takes 1 to {COUNT_MAX}");
+    let topic = Topic::parse(&args.topic)?;
+    let text = read_data(args)?;
+    let target = target.find()?;
+    let schema = schema(&topic, &target).await?;
+    let key = match &args.key {
+        Some(key) => key.clone(),
+        None => first_key(&topic, &target).await?,
+    };
+    let rng = SystemRng::new();
+    let events = make_events(args, &text, schema, &rng, target.reach.clock.now())?;
+    let client = target.management.client();
+    for batch in batches(&events) {
+        send(client, &topic, &target.scope, schema, &key, batch).await?;
+    }
+    let ids: Vec<&str> = events.iter().filter_map(|event| event["id"].as_str()).collect();
+    if output.is_json() {
+        output.json(&json!({ "topic": topic.to_string(), "published": events.len(), "ids": ids }))?;
+    } else {
+        let count = events.len();
+        let first = ids.first().map(|id| format!(", id {id}")).unwrap_or_default();
+        let more = if ids.len() > 1 { " and following" } else { "" };
+        output.line(format_args!("published {count} event{} to {topic}{first}{more}", if count == 1 { "" } else { "s" }))?;
+    }
+    Ok(())
+}
+
+fn read_data(args: &PublishArgs) -> anyhow::Result<String> {
+    match (&args.file, args.data.as_deref()) {
+        (Some(file), _) => {
+            std::fs::read_to_string(file).with_context(|| format!("failed to read `{}`", file.display()))
+        }
+        (None, Some("-")) => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).context("failed to read standard input")?;
+            Ok(text)
+        }
+        (None, Some(text)) => Ok(text.to_owned()),
+        (None, None) => Ok("{}".to_owned()),
+    }
+}
+
+/// What the topic takes. Asks the server for custom topics; namespace topics take `CloudEvents`.
+async fn schema(topic: &Topic, target: &Target) -> anyhow::Result<Schema> {
+    if topic.is_namespace() {
+        return Ok(Schema::CloudEvents);
+    }
+    let resource = target.management.get(&topic.id(&target.scope)).await?.with_context(|| {
+        format!("there is no topic `{topic}`; create it with `gridwire topic create {topic}`")
+    })?;
+    Ok(match resource["properties"]["inputSchema"].as_str() {
+        Some("CloudEventSchemaV1_0") => Schema::CloudEvents,
+        Some("CustomEventSchema") => Schema::Custom,
+        _ => Schema::EventGrid,
+    })
+}
+
+/// The first access key, as management tells it.
+pub(crate) async fn first_key(topic: &Topic, target: &Target) -> anyhow::Result<String> {
+    let keys = target
+        .management
+        .act(&topic.key_holder(&target.scope), "listKeys")
+        .await
+        .with_context(|| format!("failed to get the access key for `{topic}`"))?;
+    Ok(keys["key1"].as_str().context("the server returned no key")?.to_owned())
+}
+
+fn make_events(
+    args: &PublishArgs,
+    text: &str,
+    schema: Schema,
+    rng: &dyn Rng,
+    now: Timestamp,
+) -> anyhow::Result<Vec<Value>> {
+    let data = serde_json::from_str(text).unwrap_or_else(|_| Value::from(text.trim_end_matches('\n')));
+    let templates = match data {
+        data if !args.event && schema != Schema::Custom => {
+            vec![event(args, schema, data, now)]
+        }
+        Value::Array(events) => events,
+        event => vec![event],
+    };
+    if let Some(wrong) = templates.iter().find(|event| !event.is_object()) {
+        bail!("an event must be a JSON object, but this is {wrong}");
+    }
+    let mut events = Vec::with_capacity(templates.len() * args.count);
+    for number in 0..args.count {
+        for template in &templates {
+            let mut event = template.clone();
+            let id = match &args.id {
+                Some(id) if args.count > 1 => format!("{id}{}", number + 1),
+                Some(id) => id.clone(),
+                None => rng.uuid(),
+            };
+            // A whole event keeps its own id; repeated, it needs one for each.
+            if schema != Schema::Custom && (event.get("id").is_none() || args.count > 1) {
+                event["id"] = Value::from(id);
+            }
+            events.push(event);
+        }
+    }
+    Ok(events)
+}
+
+fn event(args: &PublishArgs, schema: Schema, data: Value, now: Timestamp) -> Value {
+    let mut event = Map::new();
+    let mut put = |name: &str, value: Value| event.insert(name.to_owned(), value);
+    if schema == Schema::EventGrid {
+        put("eventType", args.event_type.clone().into());
+        put("subject", args.subject.clone().unwrap_or_else(|| args.source.clone()).into());
+        put("eventTime", now.to_string().into());
+        put("dataVersion", "1.0".into());
+    } else {
+        put("specversion", "1.0".into());
+        put("type", args.event_type.clone().into());
+        put("source", args.source.clone().into());
+        put("time", now.to_string().into());
+        if let Some(subject) = &args.subject {
+            put("subject", subject.clone().into());
+        }
+    }
+    put("data", data);
+    Value::Object(event)
+}
+
+/// Cuts events into requests that stay within the limits of either tier.
+fn batches(events: &[Value]) -> Vec<Vec<u8>> {
+    let mut batches = Vec::new();
+    let mut batch = Vec::new();
+    let mut count = 0;
+    for event in events {
+        let text = event.to_string();
+        if count == BATCH_EVENTS_MAX || (count > 0 && batch.len() + text.len() > BATCH_BYTES_MAX) {
+            batch.push(b']');
+            batches.push(std::mem::take(&mut batch));
+            count = 0;
+        }
+        batch.push(if count == 0 { b'[' } else { b',' });
+        batch.extend_from_slice(text.as_bytes());
+        count += 1;
+    }
+    if count > 0 {
+        batch.push(b']');
+        batches.push(batch);
+    }
+    batches
+}
+
+/// Publishes one request's worth of events, a JSON array.
+pub(crate) async fn send(
+    client: &Client,
+    topic: &Topic,
+    scope: &Scope,
+    schema: Schema,
+    key: &str,
+    events: Vec<u8>,
+) -> anyhow::Result<()> {
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(topic.publish_path(scope))
+        .header(header::CONTENT_TYPE, schema.content_type());
+    let request = if topic.is_namespace() {
+        request.header(header::AUTHORIZATION, format!("SharedAccessKey {key}"))
+    } else {
+        request.header("aeg-sas-key", key)
+    };
+    let answer = client.send(request.body(Bytes::from(events))?, ANSWER_TIMEOUT).await?;
+    ensure!(answer.status.is_success(), "failed to publish to `{topic}`: {}", Refusal::of(&answer));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        args: PublishArgs,
+    }
+
+    fn make(line: &str, text: &str, schema: Schema) -> anyhow::Result<Vec<Value>> {
+        let args = Only::parse_from(line.split(' ')).args;
+        make_events(&args, text, schema, &SystemRng::new(), Timestamp::from_millis(0))
+    }
+
+    #[test]
+    fn data_that_is_json_is_sent_as_json_and_the_rest_as_text() {
+        let event = &make("publish t --type a.b", r#"{"n":1}"#, Schema::CloudEvents).unwrap()[0];
+        assert_eq!(event["data"]["n"], 1);
+        assert_eq!(event["type"], "a.b");
+        assert_eq!(event["specversion"], "1.0");
+        assert!(event.get("subject").is_none(), "an absent attribute is left out");
+        let event = &make("publish t", "hello there\n", Schema::EventGrid).unwrap()[0];
+        assert_eq!(event["data"], "hello there");
+        assert_eq!(event["eventTime"], "1970-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn each_repeated_event_has_its_own_id() {
+        let events = make("publish t --count 3 --id e", "1", Schema::CloudEvents).unwrap();
+        let ids: Vec<_> = events.iter().map(|event| event["id"].as_str().unwrap()).collect();
+        assert_eq!(ids, ["e1", "e2", "e3"]);
+    }
+
+    #[test]
+    fn a_whole_event_is_sent_as_it_is() {
+        let whole = r#"[{"id":"x","type":"t"},{"id":"y","type":"t"}]"#;
+        let events = make("publish t --event", whole, Schema::CloudEvents).unwrap();
+        assert_eq!(Value::from(events), serde_json::from_str::<Value>(whole).unwrap());
+        assert!(make("publish t --event", "5", Schema::CloudEvents).is_err());
+    }
+
+    #[test]
+    fn requests_stay_within_their_limits() {
+        let events = vec![json!({ "data": "x".repeat(1000) }); 1000];
+        let batches = batches(&events);
+        assert_eq!(batches.len(), 10);
+        let sum: usize =
+            batches.iter().map(|batch| serde_json::from_slice::<Vec<Value>>(batch).unwrap().len()).sum();
+        assert_eq!(sum, 1000);
+        let large = vec![json!({ "data": "x".repeat(400 << 10) }); 3];
+        assert_eq!(super::batches(&large).len(), 3);
+    }
+}

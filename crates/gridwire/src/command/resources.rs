@@ -1,0 +1,595 @@
+//! `gridwire topic`, `namespace` and `subscription`: the resources, one at a time.
+
+use anyhow::{Context, bail, ensure};
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::arm::{self, Scope, Subscription, Topic};
+use crate::output::Output;
+use crate::target::{Target, TargetArgs};
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum TopicCommand {
+    /// Create a topic, or change it
+    #[command(after_help = "\
+Examples:
+  gridwire topic create orders --schema cloud-events     a custom topic: pushes to webhooks
+  gridwire topic create shop/jobs                        a topic of the namespace `shop`: pull or push")]
+    Create {
+        /// `orders`, or `shop/jobs` in a namespace
+        topic: String,
+        /// What its events look like; topics of a namespace take `CloudEvents` only
+        #[arg(long, value_enum, default_value_t)]
+        schema: InputSchema,
+        /// Days that undelivered events are kept; topics of a namespace only
+        #[arg(long, value_name = "DAYS")]
+        retention: Option<u32>,
+    },
+    /// List custom topics, or with a name the topics of that namespace
+    List { namespace: Option<String> },
+    /// Show a topic as the management API does
+    Show { topic: String },
+    /// Show the access keys to publish with
+    Keys { topic: String },
+    /// Delete a topic with its event subscriptions and their undelivered events
+    Delete { topic: String },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum NamespaceCommand {
+    /// Create a namespace
+    #[command(after_help = "Example:\n  gridwire namespace create shop && gridwire topic create shop/jobs")]
+    Create { namespace: String },
+    /// List namespaces
+    List,
+    /// Show a namespace as the management API does
+    Show { namespace: String },
+    /// Show the access keys to publish and receive with
+    Keys { namespace: String },
+    /// Delete a namespace with its topics and all that is in them
+    Delete { namespace: String },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum SubscriptionCommand {
+    /// Create an event subscription, or change it
+    #[command(after_help = "\
+Examples:
+  gridwire subscription create orders/billing --webhook https://billing.example.com/hook
+  gridwire subscription create orders/eu --webhook https://eu.example.com/hook --type order.paid \\
+      --filter 'data.amount NumberGreaterThan 100' --filter 'subject StringBeginsWith /eu/,/uk/'
+  gridwire subscription create shop/jobs/workers --lock 120        to receive from (pull)
+
+A filter is KEY OPERATOR VALUE,VALUE...: StringIn, StringNotIn, StringBeginsWith, StringEndsWith,
+StringContains, NumberIn, NumberGreaterThan, NumberLessThan, BoolEquals, IsNullOrUndefined, IsNotNull, ...")]
+    Create(CreateArgs),
+    /// List the event subscriptions of a topic
+    List {
+        /// `orders`, or `shop/jobs` in a namespace
+        topic: String,
+    },
+    /// Show an event subscription as the management API does
+    Show { subscription: String },
+    /// Delete an event subscription and its undelivered events
+    Delete { subscription: String },
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// `orders/billing`, or `shop/jobs/workers` in a namespace
+    subscription: String,
+    /// Push events to this URL; without it, a subscription in a namespace is for receiving (pull)
+    #[arg(long, value_name = "URL")]
+    webhook: Option<String>,
+    /// What is pushed: custom topics only [default: the topic's schema]
+    #[arg(long, value_enum)]
+    schema: Option<DeliverySchema>,
+    /// Only events of this type; may be repeated
+    #[arg(long = "type", value_name = "TYPE")]
+    types: Vec<String>,
+    /// Only events whose subject begins with this: custom topics only
+    #[arg(long, value_name = "TEXT")]
+    subject_begins_with: Option<String>,
+    /// Only events whose subject ends with this: custom topics only
+    #[arg(long, value_name = "TEXT")]
+    subject_ends_with: Option<String>,
+    /// Only events that pass: KEY OPERATOR VALUE,VALUE...; may be repeated, and all must pass
+    #[arg(long = "filter", value_name = "FILTER")]
+    filters: Vec<String>,
+    /// Seconds that received events stay locked, 60 to 300: pull only
+    #[arg(long, value_name = "SECONDS")]
+    lock: Option<u32>,
+    /// Deliveries of one event before it is given up
+    #[arg(long, value_name = "COUNT")]
+    max_deliveries: Option<u32>,
+    /// Minutes until an undelivered event is given up
+    #[arg(long, value_name = "MINUTES")]
+    time_to_live: Option<u32>,
+    /// Keep events that were given up: resource id of a storage account
+    #[arg(long, value_name = "ID", requires = "dead_letter_container")]
+    dead_letter_account: Option<String>,
+    /// Container of the storage account for events that were given up
+    #[arg(long, value_name = "NAME", requires = "dead_letter_account")]
+    dead_letter_container: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InputSchema {
+    /// `CloudEvents` 1.0
+    #[default]
+    CloudEvents,
+    /// The Event Grid event schema
+    EventGrid,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeliverySchema {
+    CloudEvents,
+    EventGrid,
+    /// As published, for topics with a custom schema
+    Custom,
+}
+
+pub(crate) async fn topic(command: &TopicCommand, target: &TargetArgs, output: Output) -> anyhow::Result<()> {
+    let target = target.find()?;
+    let (management, scope) = (&target.management, &target.scope);
+    match command {
+        TopicCommand::Create { topic, schema, retention } => {
+            let topic = Topic::parse(topic)?;
+            let body = topic_body(&topic, *schema, *retention)?;
+            let resource = management.put(&topic.id(scope), &body).await.with_context(|| match &topic {
+                Topic::Namespace { namespace, .. } => {
+                    format!("failed to create the topic `{topic}` (the namespace must exist: `gridwire namespace create {namespace}`)")
+                }
+                Topic::Custom { .. } => format!("failed to create the topic `{topic}`"),
+            })?;
+            let next = if topic.is_namespace() {
+                format!("gridwire subscription create {topic}/NAME")
+            } else {
+                format!("gridwire subscription create {topic}/NAME --webhook URL")
+            };
+            created(&resource, &format!("topic {topic}"), &next, output)
+        }
+        TopicCommand::List { namespace: None } => {
+            let topics = management.list(&arm::list_in_group(scope, "topics")).await?;
+            let row = |topic: &Value| {
+                vec![text(topic, "/name"), text(topic, "/properties/inputSchema"), text(topic, "/properties/endpoint")]
+            };
+            list(&topics, &["name", "schema", "endpoint"], row, output)
+        }
+        TopicCommand::List { namespace: Some(namespace) } => {
+            let id = arm::namespace_id(scope, &arm::name(namespace)?);
+            let topics = management.list(&format!("{id}/topics")).await?;
+            let row = |topic: &Value| {
+                vec![
+                    format!("{namespace}/{}", text(topic, "/name")),
+                    text(topic, "/properties/eventRetentionInDays"),
+                ]
+            };
+            list(&topics, &["name", "retention days"], row, output)
+        }
+        TopicCommand::Show { topic } => show(&Topic::parse(topic)?.id(scope), topic, &target, output).await,
+        TopicCommand::Keys { topic } => keys(&Topic::parse(topic)?.key_holder(scope), &target, output).await,
+        TopicCommand::Delete { topic } => delete(&Topic::parse(topic)?.id(scope), topic, &target, output).await,
+    }
+}
+
+pub(crate) async fn namespace(
+    command: &NamespaceCommand,
+    target: &TargetArgs,
+    output: Output,
+) -> anyhow::Result<()> {
+    let target = target.find()?;
+    let scope = &target.scope;
+    let id = |name: &str| anyhow::Ok(arm::namespace_id(scope, &arm::name(name)?));
+    match command {
+        NamespaceCommand::Create { namespace } => {
+            let body = json!({ "location": "local", "properties": {} });
+            let resource = target.management.put(&id(namespace)?, &body).await?;
+            let next = format!("gridwire topic create {namespace}/TOPIC");
+            created(&resource, &format!("namespace {namespace}"), &next, output)
+        }
+        NamespaceCommand::List => {
+            let namespaces = target.management.list(&arm::list_in_group(scope, "namespaces")).await?;
+            let row = |entry: &Value| {
+                vec![text(entry, "/name"), text(entry, "/properties/topicsConfiguration/hostname")]
+            };
+            list(&namespaces, &["name", "hostname"], row, output)
+        }
+        NamespaceCommand::Show { namespace } => show(&id(namespace)?, namespace, &target, output).await,
+        NamespaceCommand::Keys { namespace } => keys(&id(namespace)?, &target, output).await,
+        NamespaceCommand::Delete { namespace } => delete(&id(namespace)?, namespace, &target, output).await,
+    }
+}
+
+pub(crate) async fn subscription(
+    command: &SubscriptionCommand,
+    target: &TargetArgs,
+    output: Output,
+) -> anyhow::Result<()> {
+    let target = target.find()?;
+    let scope = &target.scope;
+    match command {
+        SubscriptionCommand::Create(args) => {
+            let subscription = Subscription::parse(&args.subscription)?;
+            let schema = delivery_schema(args, &subscription, &target).await?;
+            let body = subscription_body(args, &subscription, schema)?;
+            let resource = target
+                .management
+                .put(&subscription.id(scope), &body)
+                .await
+                .with_context(|| format!("failed to create the subscription `{subscription}`"))?;
+            let next = if args.webhook.is_some() {
+                format!("gridwire publish {} '{{\"hello\": \"world\"}}'", subscription.topic)
+            } else {
+                format!("gridwire receive {subscription} --ack")
+            };
+            created(&resource, &format!("subscription {subscription}"), &next, output)
+        }
+        SubscriptionCommand::List { topic } => {
+            let id = Topic::parse(topic)?.id(scope);
+            let all = target.management.list(&format!("{id}/eventSubscriptions")).await?;
+            let row = |entry: &Value| {
+                let mode = text(entry, "/properties/deliveryConfiguration/deliveryMode");
+                vec![
+                    format!("{topic}/{}", text(entry, "/name")),
+                    if mode.is_empty() { "Push".to_owned() } else { mode },
+                    endpoint_of(entry),
+                    text(entry, "/properties/provisioningState"),
+                ]
+            };
+            list(&all, &["name", "mode", "endpoint", "state"], row, output)
+        }
+        SubscriptionCommand::Show { subscription } => {
+            show(&Subscription::parse(subscription)?.id(scope), subscription, &target, output).await
+        }
+        SubscriptionCommand::Delete { subscription } => {
+            delete(&Subscription::parse(subscription)?.id(scope), subscription, &target, output).await
+        }
+    }
+}
+
+/// The member at a JSON pointer as text, empty when it is not there.
+fn text(value: &Value, pointer: &str) -> String {
+    match value.pointer(pointer) {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
+fn endpoint_of(subscription: &Value) -> String {
+    let basic = text(subscription, "/properties/destination/properties/endpointBaseUrl");
+    if basic.is_empty() {
+        return text(
+            subscription,
+            "/properties/deliveryConfiguration/push/destination/properties/endpointBaseUrl",
+        );
+    }
+    basic
+}
+
+fn created(resource: &Value, label: &str, next: &str, output: Output) -> anyhow::Result<()> {
+    if output.is_json() {
+        output.json(resource)?;
+        return Ok(());
+    }
+    output.line(format_args!("created {label}"))?;
+    for (name, pointer) in
+        [("endpoint", "/properties/endpoint"), ("hostname", "/properties/topicsConfiguration/hostname")]
+    {
+        let value = text(resource, pointer);
+        if !value.is_empty() {
+            output.line(format_args!("  {name}  {value}"))?;
+        }
+    }
+    output.remark(format_args!("next: {next}"));
+    Ok(())
+}
+
+fn list(
+    entries: &[Value],
+    headings: &[&str],
+    row: impl Fn(&Value) -> Vec<String>,
+    output: Output,
+) -> anyhow::Result<()> {
+    if output.is_json() {
+        output.json(&Value::from(entries))?;
+    } else if entries.is_empty() {
+        output.remark("there are none yet");
+    } else {
+        output.table(headings, &entries.iter().map(row).collect::<Vec<_>>())?;
+    }
+    Ok(())
+}
+
+async fn show(id: &str, name: &str, target: &Target, output: Output) -> anyhow::Result<()> {
+    let resource =
+        target.management.get(id).await?.with_context(|| format!("there is no `{name}` (looked at {id})"))?;
+    Ok(output.json(&resource)?)
+}
+
+async fn keys(id: &str, target: &Target, output: Output) -> anyhow::Result<()> {
+    let keys = target.management.act(id, "listKeys").await?;
+    if output.is_json() {
+        return Ok(output.json(&keys)?);
+    }
+    for name in ["key1", "key2"] {
+        output.line(format_args!("{name}  {}", keys[name].as_str().unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
+async fn delete(id: &str, name: &str, target: &Target, output: Output) -> anyhow::Result<()> {
+    let was_there = target.management.get(id).await?.is_some();
+    target.management.delete(id).await.with_context(|| format!("failed to delete `{name}`"))?;
+    if output.is_json() {
+        output.json(&json!({ "id": id, "deleted": was_there }))?;
+    } else {
+        let done = if was_there { "deleted" } else { "was not there:" };
+        output.line(format_args!("{done} {name}"))?;
+    }
+    Ok(())
+}
+
+fn topic_body(topic: &Topic, schema: InputSchema, retention: Option<u32>) -> anyhow::Result<Value> {
+    if topic.is_namespace() {
+        ensure!(schema == InputSchema::CloudEvents, "topics of a namespace take CloudEvents only");
+        let mut properties = json!({ "publisherType": "Custom", "inputSchema": "CloudEventSchemaV1_0" });
+        if let Some(days) = retention {
+            properties["eventRetentionInDays"] = days.into();
+        }
+        return Ok(json!({ "properties": properties }));
+    }
+    ensure!(retention.is_none(), "--retention is for topics of a namespace; custom topics keep events for a day");
+    let schema = match schema {
+        InputSchema::CloudEvents => "CloudEventSchemaV1_0",
+        InputSchema::EventGrid => "EventGridSchema",
+    };
+    Ok(json!({ "location": "local", "properties": { "inputSchema": schema } }))
+}
+
+/// What a push subscription of a custom topic delivers: what was asked for, or what the topic takes.
+async fn delivery_schema(
+    args: &CreateArgs,
+    subscription: &Subscription,
+    target: &Target,
+) -> anyhow::Result<Option<&'static str>> {
+    if subscription.topic.is_namespace() {
+        ensure!(args.schema.is_none(), "--schema is for custom topics; namespaces deliver CloudEvents");
+        return Ok(None);
+    }
+    if let Some(schema) = args.schema {
+        return Ok(Some(match schema {
+            DeliverySchema::CloudEvents => "CloudEventSchemaV1_0",
+            DeliverySchema::EventGrid => "EventGridSchema",
+            DeliverySchema::Custom => "CustomInputSchema",
+        }));
+    }
+    let topic = &subscription.topic;
+    let resource = target.management.get(&topic.id(&target.scope)).await?.with_context(|| {
+        format!("there is no topic `{topic}`; create it with `gridwire topic create {topic}`")
+    })?;
+    Ok(Some(match resource["properties"]["inputSchema"].as_str() {
+        Some("CloudEventSchemaV1_0") => "CloudEventSchemaV1_0",
+        Some("CustomEventSchema") => "CustomInputSchema",
+        _ => "EventGridSchema",
+    }))
+}
+
+fn subscription_body(
+    args: &CreateArgs,
+    subscription: &Subscription,
+    schema: Option<&str>,
+) -> anyhow::Result<Value> {
+    let filters = args.filters.iter().map(|text| filter(text)).collect::<anyhow::Result<Vec<_>>>()?;
+    let dead_letter = args.dead_letter_account.as_ref().zip(args.dead_letter_container.as_ref()).map(
+        |(account, container)| {
+            json!({
+                "endpointType": "StorageBlob",
+                "properties": { "resourceId": account, "blobContainerName": container },
+            })
+        },
+    );
+    let destination =
+        args.webhook.as_ref().map(|url| json!({ "endpointType": "WebHook", "properties": { "endpointUrl": url } }));
+    let properties = if subscription.topic.is_namespace() {
+        namespace_properties(args, filters, dead_letter, destination)?
+    } else {
+        let Some(destination) = destination else {
+            bail!(
+                "`{subscription}` belongs to a custom topic, which pushes: say where to with --webhook URL; \
+                 to receive instead, use a topic in a namespace"
+            );
+        };
+        basic_properties(args, filters, dead_letter, &destination, schema)?
+    };
+    Ok(json!({ "properties": properties }))
+}
+
+fn basic_properties(
+    args: &CreateArgs,
+    filters: Vec<Value>,
+    dead_letter: Option<Value>,
+    destination: &Value,
+    schema: Option<&str>,
+) -> anyhow::Result<Value> {
+    ensure!(args.lock.is_none(), "--lock is for subscriptions to receive from, in a namespace");
+    let mut filter = json!({});
+    if !args.types.is_empty() {
+        filter["includedEventTypes"] = args.types.clone().into();
+    }
+    for (name, value) in
+        [("subjectBeginsWith", &args.subject_begins_with), ("subjectEndsWith", &args.subject_ends_with)]
+    {
+        if let Some(value) = value {
+            filter[name] = value.clone().into();
+        }
+    }
+    if !filters.is_empty() {
+        filter["advancedFilters"] = filters.into();
+    }
+    let mut properties = json!({ "destination": destination, "filter": filter });
+    if let Some(schema) = schema {
+        properties["eventDeliverySchema"] = schema.into();
+    }
+    if let Some(count) = args.max_deliveries {
+        properties["retryPolicy"]["maxDeliveryAttempts"] = count.into();
+    }
+    if let Some(minutes) = args.time_to_live {
+        properties["retryPolicy"]["eventTimeToLiveInMinutes"] = minutes.into();
+    }
+    if let Some(dead_letter) = dead_letter {
+        properties["deadLetterDestination"] = dead_letter;
+    }
+    Ok(properties)
+}
+
+fn namespace_properties(
+    args: &CreateArgs,
+    filters: Vec<Value>,
+    dead_letter: Option<Value>,
+    destination: Option<Value>,
+) -> anyhow::Result<Value> {
+    ensure!(
+        args.subject_begins_with.is_none() && args.subject_ends_with.is_none(),
+        "in a namespace, filter the subject with --filter 'subject StringBeginsWith TEXT'"
+    );
+    let mut delivery = json!({});
+    if let Some(count) = args.max_deliveries {
+        delivery["maxDeliveryCount"] = count.into();
+    }
+    if let Some(minutes) = args.time_to_live {
+        delivery["eventTimeToLive"] = format!("PT{minutes}M").into();
+    }
+    if let Some(dead_letter) = dead_letter {
+        delivery["deadLetterDestinationWithResourceIdentity"] = json!({ "deadLetterDestination": dead_letter });
+    }
+    let configuration = if let Some(destination) = destination {
+        ensure!(args.lock.is_none(), "--lock is for subscriptions to receive from, and --webhook pushes");
+        delivery["destination"] = destination;
+        json!({ "deliveryMode": "Push", "push": delivery })
+    } else {
+        delivery["receiveLockDurationInSeconds"] = args.lock.unwrap_or(60).into();
+        json!({ "deliveryMode": "Queue", "queue": delivery })
+    };
+    let mut filter = json!({});
+    if !args.types.is_empty() {
+        filter["includedEventTypes"] = args.types.clone().into();
+    }
+    if !filters.is_empty() {
+        filter["filters"] = filters.into();
+    }
+    Ok(json!({
+        "deliveryConfiguration": configuration,
+        "eventDeliverySchema": "CloudEventSchemaV1_0",
+        "filtersConfiguration": filter,
+    }))
+}
+
+/// `data.amount NumberGreaterThan 100` as the `filters` contract writes it.
+fn filter(text: &str) -> anyhow::Result<Value> {
+    let mut parts = text.trim().splitn(3, char::is_whitespace);
+    let (Some(key), Some(operator)) = (parts.next(), parts.next()) else {
+        bail!("the filter `{text}` is not KEY OPERATOR VALUE, such as 'data.amount NumberGreaterThan 100'");
+    };
+    let values = parts.next().map(str::trim).unwrap_or_default();
+    let mut filter = json!({ "operatorType": operator, "key": key });
+    if operator.starts_with("Is") {
+        ensure!(values.is_empty(), "the filter `{text}` takes no value");
+        return Ok(filter);
+    }
+    ensure!(!values.is_empty(), "the filter `{text}` has no value");
+    let number = |text: &str| {
+        text.trim().parse::<serde_json::Number>().with_context(|| format!("`{text}` is not a number"))
+    };
+    if let Some(kind) = operator.strip_prefix("Number") {
+        if kind.ends_with("Range") {
+            let range = |text: &str| {
+                let (low, high) =
+                    text.split_once("..").with_context(|| format!("`{text}` is not a range such as 1..5"))?;
+                anyhow::Ok(json!([number(low)?, number(high)?]))
+            };
+            filter["values"] = values.split(',').map(range).collect::<anyhow::Result<Value>>()?;
+        } else if kind.ends_with("In") {
+            filter["values"] =
+                values.split(',').map(|text| Ok(number(text)?.into())).collect::<anyhow::Result<Vec<Value>>>()?.into();
+        } else {
+            filter["value"] = number(values)?.into();
+        }
+    } else if operator.starts_with("Bool") {
+        filter["value"] = values.parse::<bool>().with_context(|| format!("`{values}` is not true or false"))?.into();
+    } else {
+        filter["values"] = values.split(',').map(|text| Value::from(text.trim())).collect();
+    }
+    Ok(filter)
+}
+
+/// What a person would type to see this subscription's resource id used elsewhere.
+pub(crate) fn subscription_id(text: &str, scope: &Scope) -> anyhow::Result<String> {
+    Ok(Subscription::parse(text)?.id(scope))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        args: CreateArgs,
+    }
+
+    fn body(line: &str) -> anyhow::Result<Value> {
+        let args = Only::parse_from(line.split(' ')).args;
+        let subscription = Subscription::parse(&args.subscription)?;
+        Ok(subscription_body(&args, &subscription, Some("CloudEventSchemaV1_0"))?["properties"].clone())
+    }
+
+    #[test]
+    fn a_filter_is_a_key_an_operator_and_values() {
+        let check = |text: &str, expect: Option<Value>| assert_eq!(filter(text).ok(), expect, "{text}");
+        check(
+            "data.a StringIn x, y",
+            Some(json!({ "operatorType": "StringIn", "key": "data.a", "values": ["x", "y"] })),
+        );
+        check(
+            "data.n NumberGreaterThan 1.5",
+            Some(json!({ "operatorType": "NumberGreaterThan", "key": "data.n", "value": 1.5 })),
+        );
+        check("data.n NumberIn 1,2", Some(json!({ "operatorType": "NumberIn", "key": "data.n", "values": [1, 2] })));
+        check(
+            "data.n NumberInRange 1..5,7..9",
+            Some(json!({ "operatorType": "NumberInRange", "key": "data.n", "values": [[1, 5], [7, 9]] })),
+        );
+        check("data.b BoolEquals true", Some(json!({ "operatorType": "BoolEquals", "key": "data.b", "value": true })));
+        check("data.b IsNotNull", Some(json!({ "operatorType": "IsNotNull", "key": "data.b" })));
+        check("data.b BoolEquals maybe", None);
+        check("data.n NumberIn one", None);
+        check("data.n", None);
+        check("data.n StringIn", None);
+    }
+
+    #[test]
+    fn a_custom_topic_pushes_to_a_webhook() {
+        let properties =
+            body("create orders/billing --webhook https://x.example/ --type a --max-deliveries 5").unwrap();
+        assert_eq!(properties["destination"]["properties"]["endpointUrl"], "https://x.example/");
+        assert_eq!(properties["filter"]["includedEventTypes"], json!(["a"]));
+        assert_eq!(properties["retryPolicy"]["maxDeliveryAttempts"], 5);
+        assert_eq!(properties["eventDeliverySchema"], "CloudEventSchemaV1_0");
+        assert!(body("create orders/billing").unwrap_err().to_string().contains("--webhook"));
+    }
+
+    #[test]
+    fn a_namespace_topic_is_pulled_from_unless_there_is_a_webhook() {
+        let properties = body("create shop/jobs/workers --lock 120 --time-to-live 90").unwrap();
+        let queue = json!({ "receiveLockDurationInSeconds": 120, "eventTimeToLive": "PT90M" });
+        assert_eq!(properties["deliveryConfiguration"], json!({ "deliveryMode": "Queue", "queue": queue }));
+        let properties = body("create shop/jobs/hook --webhook https://x.example/").unwrap();
+        assert_eq!(properties["deliveryConfiguration"]["deliveryMode"], "Push");
+        assert!(body("create shop/jobs/hook --webhook https://x.example/ --lock 60").is_err());
+    }
+}

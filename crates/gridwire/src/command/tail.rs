@@ -1,0 +1,140 @@
+//! `gridwire tail`: the deliveries of a subscription as they happen.
+//!
+//! The server keeps the latest deliveries of each subscription with running numbers; this asks again and again
+//! for those after the last one seen.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::resources::subscription_id;
+use crate::output::{Output, printable};
+use crate::target::TargetArgs;
+
+pub(crate) const HELP: &str = "\
+Examples:
+  gridwire tail orders/billing
+  gridwire tail shop/jobs/workers --from-start
+  gridwire tail orders/billing --output json | jq 'select(.outcome != \"Delivered\")'";
+
+/// Between two questions; what a person takes for \"at once\".
+const PAUSE: Duration = Duration::from_millis(300);
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TailArgs {
+    /// `orders/billing`, `shop/jobs/workers`, a resource id, or the subscription's number
+    subscription: String,
+    /// Begin with the oldest delivery that the server remembers, instead of the next one
+    #[arg(long)]
+    from_start: bool,
+    /// Stop after this many deliveries
+    #[arg(long, value_name = "COUNT")]
+    max: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Page {
+    deliveries: Vec<Value>,
+    /// What to ask after next.
+    next: u64,
+}
+
+pub(crate) async fn run(args: &TailArgs, target: &TargetArgs, output: Output) -> anyhow::Result<()> {
+    let target = target.find()?;
+    let name = args.subscription.as_str();
+    let key = if name.starts_with('/') || name.bytes().all(|byte| byte.is_ascii_digit()) {
+        name.to_owned()
+    } else {
+        subscription_id(name, &target.scope)?
+    };
+    ensure!(!key.is_empty(), "name a subscription, such as orders/billing");
+    let ask = async |after: Option<u64>| -> anyhow::Result<Page> {
+        let page = target.management.read(&deliveries_path(&key, after)).await;
+        let page = page.with_context(|| format!("failed to read the deliveries of `{name}`"))?;
+        serde_json::from_value(page).context("failed to understand the server's answer")
+    };
+    let mut after = if args.from_start { 0 } else { ask(None).await?.next };
+    if !output.is_json() {
+        output.remark(format_args!("watching the deliveries of {name}; Ctrl-C ends it"));
+    }
+    let mut seen = 0;
+    loop {
+        let page = ask(Some(after)).await?;
+        for delivery in &page.deliveries {
+            if output.is_json() {
+                output.json_line(delivery)?;
+            } else {
+                output.line(describe(delivery, output))?;
+            }
+            seen += 1;
+            if args.max.is_some_and(|max| seen >= max) {
+                return Ok(());
+            }
+        }
+        // A full page is followed by the next at once.
+        if page.deliveries.is_empty() {
+            target.reach.clock.sleep(PAUSE).await;
+        }
+        after = page.next;
+    }
+}
+
+/// Where a subscription's deliveries are; a resource id is one escaped segment. Without `after`, the server
+/// answers with none and where the next will be.
+fn deliveries_path(key: &str, after: Option<u64>) -> String {
+    let key = utf8_percent_encode(key, NON_ALPHANUMERIC);
+    let after = after.map_or_else(|| "latest".to_owned(), |after| after.to_string());
+    format!("/gridwire/v1/subscriptions/{key}/deliveries?after={after}")
+}
+
+fn describe(delivery: &Value, output: Output) -> String {
+    let text = |member: &str| match &delivery[member] {
+        Value::Null => String::new(),
+        Value::String(text) => printable(text),
+        other => other.to_string(),
+    };
+    let outcome = text("outcome");
+    let painted = match outcome.as_str() {
+        "Delivered" | "Acknowledged" => output.green(format_args!("{outcome:<14}")),
+        _ => output.red(format_args!("{outcome:<14}")),
+    };
+    let time = text("time");
+    let time = time.split('T').nth(1).unwrap_or(&time).trim_end_matches('Z').to_owned();
+    let mut line = format!("{}  {painted}  {}", output.dim(time), text("eventId"));
+    for (member, before, behind) in [("attempt", "attempt ", ""), ("status", "", ""), ("latencyMs", "", " ms")] {
+        let value = text(member);
+        if !value.is_empty() {
+            line.push_str(&format!("  {before}{value}{behind}"));
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::output::Format;
+
+    #[test]
+    fn a_resource_id_is_one_segment() {
+        assert_eq!(deliveries_path("7", Some(3)), "/gridwire/v1/subscriptions/7/deliveries?after=3");
+        assert_eq!(
+            deliveries_path("/a/b", None),
+            "/gridwire/v1/subscriptions/%2Fa%2Fb/deliveries?after=latest"
+        );
+    }
+
+    #[test]
+    fn a_delivery_is_one_line() {
+        let delivery = json!({ "seq": 1, "time": "2026-11-22T20:19:38.054Z", "eventId": "e1", "attempt": 2,
+                               "outcome": "Delivered", "status": 200, "latencyMs": 3 });
+        let line = describe(&delivery, Output::new(Format::Table, true));
+        assert_eq!(line, "20:19:38.054  Delivered       e1  attempt 2  200  3 ms");
+    }
+}

@@ -1,0 +1,582 @@
+//! Configuration of `serve`: defaults < file < environment < flags.
+//!
+//! [`KEYS`] is the whole of it, and the reference that `gridwire config schema` prints. Every problem is
+//! found before the first is reported, each with its key, where it was written, what was found there and
+//! what is allowed. Nothing here reads the environment or a file: [`Sources`] brings them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::json;
+use toml::de::{DeTable, DeValue};
+
+use crate::data_dir::{self, check_token};
+
+/// One key of the configuration.
+#[derive(Debug)]
+pub(crate) struct Key {
+    /// As in the file: `section.key`. The variable is `GRIDWIRE_SECTION_KEY`.
+    pub(crate) name: &'static str,
+    pub(crate) flag: Option<&'static str>,
+    /// As it would be written; empty for "none".
+    pub(crate) default: &'static str,
+    pub(crate) allowed: &'static str,
+    pub(crate) about: &'static str,
+    /// Never shown.
+    secret: bool,
+}
+
+impl Key {
+    pub(crate) fn variable(&self) -> String {
+        format!("GRIDWIRE_{}", self.name.replace('.', "_").to_ascii_uppercase())
+    }
+}
+
+const fn key(
+    name: &'static str,
+    flag: Option<&'static str>,
+    default: &'static str,
+    allowed: &'static str,
+    about: &'static str,
+) -> Key {
+    Key { name, flag, default, allowed, about, secret: false }
+}
+
+const ADDRESS: &str = "an address with a port, such as 127.0.0.1:8080 or [::]:8080; port 0 picks a free one";
+const SWITCH: &str = "true or false";
+
+/// Every key there is.
+pub(crate) const KEYS: &[Key] = &[
+    key("data_dir", Some("--data-dir"), data_dir::DEFAULT, "a directory", "Where everything is kept."),
+    key(
+        "dev",
+        Some("--dev"),
+        "false",
+        SWITCH,
+        "Development mode: webhooks may be plain http and on this machine. Never in production.",
+    ),
+    key("listen.http", Some("--http"), "127.0.0.1:8080", ADDRESS, "Plain HTTP: events and management."),
+    key("listen.https", Some("--https"), "127.0.0.1:8443", ADDRESS, "HTTPS: events and management."),
+    key(
+        "listen.admin",
+        Some("--admin"),
+        "127.0.0.1:9090",
+        ADDRESS,
+        "Health and metrics, without a password: keep it private.",
+    ),
+    key(
+        "base_domain",
+        Some("--base-domain"),
+        "",
+        "a domain name, such as grid.example.com",
+        "Topics and namespaces are then also met at {name}.{base_domain}.",
+    ),
+    key(
+        "apply",
+        Some("--apply"),
+        "",
+        "a .json or .toml file",
+        "Topics, namespaces and subscriptions to have at start, as for `gridwire apply`.",
+    ),
+    key(
+        "shards",
+        None,
+        "0",
+        "a number from 0 to 256",
+        "How many shards deliver in parallel; 0 means one for each processor. May change at every start.",
+    ),
+    key(
+        "grace_period",
+        None,
+        "10s",
+        "a duration such as 500ms, 10s or 2m",
+        "How long requests in flight may take after a stop signal.",
+    ),
+    Key {
+        name: "management_token",
+        flag: None,
+        default: "",
+        allowed: "at least 16 visible ASCII characters",
+        about: "The token of the management API; without it, one is made and kept in management.token.",
+        secret: true,
+    },
+    key(
+        "tls.names",
+        None,
+        "",
+        "names and addresses, separated by commas",
+        "More names for the certificate that Gridwire makes itself.",
+    ),
+    key("tls.certificate", None, "", "a PEM file", "Your own certificate chain, instead of a local one."),
+    key("tls.key", None, "", "a PEM file", "The key of tls.certificate."),
+    key("delivery.allow_http", None, "false", SWITCH, "Webhooks may be plain http."),
+    key("delivery.allow_loopback", None, "false", SWITCH, "Webhooks may be on this machine."),
+    key("log.format", Some("--log-format"), "plain", "plain or json", "How log lines are written."),
+    key(
+        "log.filter",
+        Some("--log-filter"),
+        "info",
+        "levels such as info, or info,gridwire_broker=debug",
+        "Which log lines are written.",
+    ),
+];
+
+/// Variables that belong to other commands.
+const OTHER_VARIABLES: &[&str] = &[
+    "GRIDWIRE_CONFIG",
+    "GRIDWIRE_SERVER",
+    "GRIDWIRE_CA",
+    "GRIDWIRE_SUBSCRIPTION_ID",
+    "GRIDWIRE_RESOURCE_GROUP",
+    "GRIDWIRE_OUTPUT",
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    Plain,
+    Json,
+}
+
+/// The configuration, every value checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) dev: bool,
+    pub(crate) http: SocketAddr,
+    pub(crate) https: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) base_domain: Option<String>,
+    pub(crate) apply: Option<PathBuf>,
+    /// 0: one for each processor.
+    pub(crate) shards: usize,
+    pub(crate) grace_period: Duration,
+    pub(crate) management_token: Option<ManagementToken>,
+    pub(crate) tls_names: Vec<String>,
+    /// Certificate chain and key.
+    pub(crate) tls_files: Option<(PathBuf, PathBuf)>,
+    pub(crate) allow_http: bool,
+    pub(crate) allow_loopback: bool,
+    pub(crate) log_format: LogFormat,
+    pub(crate) log_filter: String,
+}
+
+/// A management token that was configured; never printed.
+#[derive(Clone)]
+pub(crate) struct ManagementToken(pub(crate) String);
+
+impl fmt::Debug for ManagementToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Where values come from.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    /// Name and text of the configuration file.
+    pub(crate) file: Option<(String, String)>,
+    /// The variables that begin with `GRIDWIRE_`.
+    pub(crate) environment: BTreeMap<String, String>,
+    /// Values by key, as given by flags.
+    pub(crate) flags: Vec<(&'static str, String)>,
+}
+
+/// One thing wrong with the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    pub(crate) key: String,
+    pub(crate) place: String,
+    /// `None` where the value does not matter or must not be shown.
+    pub(crate) found: Option<String>,
+    pub(crate) allowed: String,
+}
+
+/// Everything wrong with the configuration, at once.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Report(pub(crate) Vec<Problem>);
+
+impl std::error::Error for Report {}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        write!(f, "the configuration has {count} problem{}:", if count == 1 { "" } else { "s" })?;
+        for Problem { key, place, found, allowed } in &self.0 {
+            write!(f, "\n\n  {key}")?;
+            if let Some(found) = found {
+                write!(f, " = {found:?}")?;
+            }
+            write!(f, "  ({place})\n      {allowed}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A value as written, and where.
+#[derive(Clone, Debug)]
+struct Raw {
+    text: String,
+    place: String,
+}
+
+/// The values that win, before they are understood.
+#[derive(Debug, Default)]
+pub(crate) struct Layers {
+    values: BTreeMap<&'static str, Raw>,
+    problems: Vec<Problem>,
+}
+
+impl Layers {
+    /// Lays the sources over one another.
+    pub(crate) fn new(sources: &Sources) -> Self {
+        let mut layers = Self::default();
+        if let Some((name, text)) = &sources.file {
+            layers.add_file(name, text);
+        }
+        for (variable, text) in &sources.environment {
+            if let Some(key) = KEYS.iter().find(|key| key.variable() == *variable) {
+                // An empty variable is how many tools write "not set".
+                if !text.is_empty() {
+                    layers.put(key, text.clone(), format!("variable {variable}"));
+                }
+            } else if !OTHER_VARIABLES.contains(&variable.as_str()) && !is_service_link(variable) {
+                layers.unknown(variable, "environment", KEYS.iter().map(Key::variable));
+            }
+        }
+        for (name, text) in &sources.flags {
+            if let Some(key) = KEYS.iter().find(|key| key.name == *name) {
+                layers.put(key, text.clone(), format!("flag {}", key.flag.unwrap_or(name)));
+            }
+        }
+        layers
+    }
+
+    fn put(&mut self, key: &'static Key, text: String, place: String) {
+        self.values.insert(key.name, Raw { text, place });
+    }
+
+    fn add_file(&mut self, name: &str, text: &str) {
+        match DeTable::parse(text) {
+            Ok(table) => self.add_table(name, text, "", table.get_ref()),
+            Err(error) => {
+                let line = error.span().map_or(1, |span| line_of(text, span.start));
+                self.problems.push(Problem {
+                    key: "the file".to_owned(),
+                    place: format!("{name}:{line}"),
+                    found: None,
+                    allowed: format!("must be TOML: {}", error.message()),
+                });
+            }
+        }
+    }
+
+    fn add_table(&mut self, file: &str, text: &str, prefix: &str, table: &DeTable<'_>) {
+        for (name, value) in table {
+            let full = format!("{prefix}{}", name.get_ref());
+            let place = format!("{file}:{}", line_of(text, name.span().start));
+            let section = format!("{full}.");
+            if let DeValue::Table(inner) = value.get_ref()
+                && KEYS.iter().any(|key| key.name.starts_with(&section))
+            {
+                self.add_table(file, text, &section, inner);
+                continue;
+            }
+            let Some(key) = KEYS.iter().find(|key| key.name == full) else {
+                self.unknown(&full, &place, KEYS.iter().map(|key| key.name.to_owned()));
+                continue;
+            };
+            match scalar(value.get_ref()) {
+                Some(text) => self.put(key, text, place),
+                None => self.problems.push(Problem {
+                    key: full,
+                    place,
+                    found: None,
+                    allowed: format!("allowed: {}", key.allowed),
+                }),
+            }
+        }
+    }
+
+    fn unknown(&mut self, name: &str, place: &str, known: impl Iterator<Item = String>) {
+        let near = known.map(|known| (distance(name, &known), known)).min();
+        let allowed = match near {
+            Some((steps, known)) if steps <= 3 => format!("unknown; did you mean `{known}`?"),
+            _ => "unknown; `gridwire config schema` lists every key".to_owned(),
+        };
+        self.problems.push(Problem { key: name.to_owned(), place: place.to_owned(), found: None, allowed });
+    }
+
+    /// What is in force for `key` and where that was written, for `config print`. Secrets are not shown.
+    pub(crate) fn in_force(&self, key: &Key) -> (String, String) {
+        match self.values.get(key.name) {
+            Some(_) if key.secret => ("***".to_owned(), self.values[key.name].place.clone()),
+            Some(raw) => (raw.text.clone(), raw.place.clone()),
+            None => (key.default.to_owned(), "default".to_owned()),
+        }
+    }
+
+    /// Understands the winning value of `name`, or the default after noting the problem.
+    fn value<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Option<T>) -> T {
+        let key = KEYS.iter().find(|key| key.name == name).expect("every key that is read is in KEYS");
+        if let Some(raw) = self.values.get(name) {
+            if let Some(value) = parse(&raw.text) {
+                return value;
+            }
+            self.problems.push(Problem {
+                key: name.to_owned(),
+                place: raw.place.clone(),
+                found: (!key.secret).then(|| raw.text.clone()),
+                allowed: format!("allowed: {}", key.allowed),
+            });
+        }
+        parse(key.default).expect("every default is allowed")
+    }
+
+    /// Every value understood, or everything that is wrong.
+    pub(crate) fn settle(mut self) -> Result<Settings, Report> {
+        let certificate = self.value("tls.certificate", path);
+        let key = self.value("tls.key", path);
+        let settings = Settings {
+            data_dir: self.value("data_dir", |text| (!text.is_empty()).then(|| PathBuf::from(text))),
+            dev: self.value("dev", switch),
+            http: self.value("listen.http", |text| text.parse().ok()),
+            https: self.value("listen.https", |text| text.parse().ok()),
+            admin: self.value("listen.admin", |text| text.parse().ok()),
+            base_domain: self.value("base_domain", domain),
+            apply: self.value("apply", path),
+            shards: self.value("shards", |text| text.parse().ok().filter(|count| *count <= 256)),
+            grace_period: self.value("grace_period", duration),
+            management_token: self.value("management_token", |text| {
+                if text.is_empty() {
+                    return Some(None);
+                }
+                check_token(text).ok().map(|()| Some(ManagementToken(text.to_owned())))
+            }),
+            tls_names: self.value("tls.names", |text| {
+                let names: Vec<String> =
+                    text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+                names.iter().all(|name| is_name(name)).then_some(names)
+            }),
+            tls_files: certificate.clone().zip(key.clone()),
+            allow_http: self.value("delivery.allow_http", switch),
+            allow_loopback: self.value("delivery.allow_loopback", switch),
+            log_format: self.value("log.format", |text| match text {
+                "plain" => Some(LogFormat::Plain),
+                "json" => Some(LogFormat::Json),
+                _ => None,
+            }),
+            log_filter: self.value("log.filter", |text| {
+                let filter = tracing_subscriber::EnvFilter::builder().parse(text);
+                filter.ok().map(|_| text.to_owned())
+            }),
+        };
+        for (there, name, other) in
+            [(&certificate, "tls.certificate", "tls.key"), (&key, "tls.key", "tls.certificate")]
+        {
+            if there.is_some() && settings.tls_files.is_none() {
+                let place = self.values.get(name).map_or_else(String::new, |raw| raw.place.clone());
+                let allowed = format!("needs `{other}` beside it");
+                self.problems.push(Problem { key: name.to_owned(), place, found: None, allowed });
+            }
+        }
+        if self.problems.is_empty() { Ok(settings) } else { Err(Report(self.problems)) }
+    }
+}
+
+/// The reference of every key, for a program.
+pub(crate) fn schema() -> serde_json::Value {
+    let entry = |key: &Key| {
+        json!({
+            "key": key.name, "variable": key.variable(), "flag": key.flag,
+            "default": key.default, "allowed": key.allowed, "about": key.about,
+        })
+    };
+    KEYS.iter().map(entry).collect()
+}
+
+fn switch(text: &str) -> Option<bool> {
+    text.parse().ok()
+}
+
+/// Empty means none.
+#[expect(clippy::option_option, reason = "the outer is whether the text is allowed, the inner the value")]
+fn path(text: &str) -> Option<Option<PathBuf>> {
+    Some((!text.is_empty()).then(|| PathBuf::from(text)))
+}
+
+#[expect(clippy::option_option, reason = "the outer is whether the text is allowed, the inner the value")]
+fn domain(text: &str) -> Option<Option<String>> {
+    if text.is_empty() {
+        return Some(None);
+    }
+    (is_name(text) && !text.starts_with('*')).then(|| Some(text.to_ascii_lowercase()))
+}
+
+/// A DNS name, perhaps with a leading `*.`, or an IP address.
+fn is_name(text: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    text.parse::<std::net::IpAddr>().is_ok() || (name.len() <= 253 && name.split('.').all(label))
+}
+
+/// `500ms`, `10s`, `2m`; at most a day.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    let millis = match unit {
+        "ms" => number,
+        "s" => number.checked_mul(1000)?,
+        "m" => number.checked_mul(60_000)?,
+        _ => return None,
+    };
+    (millis <= 24 * 3_600_000).then(|| Duration::from_millis(millis))
+}
+
+/// The text of a TOML value that stands for one value here; a list of strings is joined by commas.
+fn scalar(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Boolean(switch) => Some(switch.to_string()),
+        DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_owned()),
+        DeValue::Array(items) => {
+            let texts: Option<Vec<&str>> = items.iter().map(|item| item.get_ref().as_str()).collect();
+            texts.map(|texts| texts.join(","))
+        }
+        _ => None,
+    }
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    1 + text.as_bytes()[..at.min(text.len())].iter().filter(|byte| **byte == b'\n').count()
+}
+
+/// What an orchestrator sets for every service it knows: `{SERVICE}_SERVICE_HOST`, `{SERVICE}_PORT_80_TCP`.
+/// One called `gridwire` must not stop us from starting.
+fn is_service_link(variable: &str) -> bool {
+    variable.contains("_SERVICE_HOST")
+        || variable.contains("_SERVICE_PORT")
+        || variable.contains("_PORT_")
+        || variable.ends_with("_PORT")
+}
+
+/// How many single-character edits lie between two names.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().take(64).collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, character) in one.chars().take(64).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, against) in other.iter().enumerate() {
+            let replaced = diagonal + usize::from(character != *against);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settle(file: &str, environment: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Result<Settings, Report> {
+        Layers::new(&Sources {
+            file: Some(("g.toml".to_owned(), file.to_owned())),
+            environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            flags: flags.iter().map(|(k, v)| (*k, (*v).to_owned())).collect(),
+        })
+        .settle()
+    }
+
+    /// Expects exactly these problems: key, place, and a part of what is allowed.
+    fn check(file: &str, environment: &[(&str, &str)], expect: &[(&str, &str, &str)]) {
+        let problems = settle(file, environment, &[]).map_or_else(|report| report.0, |_| Vec::new());
+        assert_eq!(problems.len(), expect.len(), "{problems:#?}");
+        for (key, place, allowed) in expect {
+            let problem = problems.iter().find(|problem| problem.key == *key).expect(key);
+            assert_eq!(problem.place, *place);
+            assert!(problem.allowed.contains(allowed), "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_needs_to_be_configured() {
+        let settings = settle("", &[], &[]).unwrap();
+        assert_eq!(settings.http.to_string(), "127.0.0.1:8080");
+        assert_eq!(settings.data_dir, PathBuf::from("./gridwire-data"));
+        assert!(!settings.dev);
+        assert_eq!(settings.grace_period, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_over_the_file_over_defaults() {
+        let file = "[listen]\nhttp = \"127.0.0.1:1\"\nhttps = \"127.0.0.1:1\"\nadmin = \"127.0.0.1:1\"";
+        let environment = [("GRIDWIRE_LISTEN_HTTPS", "127.0.0.1:2"), ("GRIDWIRE_LISTEN_ADMIN", "127.0.0.1:2")];
+        let settings = settle(file, &environment, &[("listen.admin", "127.0.0.1:3")]).unwrap();
+        let ports = [settings.http.port(), settings.https.port(), settings.admin.port()];
+        assert_eq!(ports, [1, 2, 3]);
+    }
+
+    #[test]
+    fn all_problems_are_reported_together() {
+        let file = "shards = 1000\n[listen]\nhttp = \"somewhere\"\nhtps = \"127.0.0.1:0\"\n";
+        check(
+            file,
+            &[("GRIDWIRE_GRACE_PERIOD", "soon"), ("GRIDWIRE_NONSENSE", "1")],
+            &[
+                ("shards", "g.toml:1", "0 to 256"),
+                ("listen.http", "g.toml:3", "port 0 picks"),
+                ("listen.htps", "g.toml:4", "did you mean `listen.http"),
+                ("grace_period", "variable GRIDWIRE_GRACE_PERIOD", "10s"),
+                ("GRIDWIRE_NONSENSE", "environment", "config schema"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_no_toml_says_where() {
+        check("dev = true\nlisten = [", &[], &[("the file", "g.toml:2", "must be TOML")]);
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key() {
+        check("tls.certificate = \"a.pem\"", &[], &[("tls.certificate", "g.toml:1", "needs `tls.key`")]);
+    }
+
+    #[test]
+    fn a_secret_is_not_shown_when_it_is_refused() {
+        let report = settle("management_token = \"hunter2\"", &[], &[]).unwrap_err();
+        assert!(!report.to_string().contains("hunter2"), "{report}");
+    }
+
+    #[test]
+    fn what_an_orchestrator_sets_is_not_ours() {
+        check("", &[("GRIDWIRE_PORT_8080_TCP", "tcp://10.0.0.1:8080"), ("GRIDWIRE_SERVICE_HOST", "10.0.0.1")], &[]);
+    }
+
+    #[test]
+    fn every_default_is_allowed_and_every_variable_is_unique() {
+        settle("", &[], &[]).unwrap();
+        let mut variables: Vec<_> = KEYS.iter().map(Key::variable).collect();
+        variables.sort();
+        variables.dedup();
+        assert_eq!(variables.len(), KEYS.len());
+    }
+
+    #[test]
+    fn durations_have_units() {
+        for (text, expect) in [("500ms", Some(500)), ("2m", Some(120_000)), ("10", None), ("99999h", None), ("", None)] {
+            assert_eq!(duration(text).map(|duration| duration.as_millis()), expect, "{text}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Which server a command means, and how to reach it.
+//!
+//! By default the one that runs on the data directory: its `addresses.json`, `management.token` and
+//! `tls/ca.pem` say where it is, who we are and whom to believe. `--server`, `--ca` and
+//! `GRIDWIRE_MANAGEMENT_TOKEN` say it for a server elsewhere.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use gridwire_outside::Clock;
+use gridwire_outside::system::{SystemClock, SystemNet};
+
+use crate::arm::{Management, Scope};
+use crate::client::{Base, Client, Reach, Trust};
+use crate::data_dir::{self, Addresses, DataDir};
+
+/// Where the server is, and whose resources are meant.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Which server")]
+pub(crate) struct TargetArgs {
+    /// Data directory of the server: tells its addresses, token and certificate authority
+    /// [default: ./gridwire-data] [env: GRIDWIRE_DATA_DIR]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// A server elsewhere, such as <https://grid.example.com:8443>
+    #[arg(long, global = true, value_name = "URL", env = "GRIDWIRE_SERVER", hide_env_values = true)]
+    pub(crate) server: Option<String>,
+
+    /// PEM file of the authority to believe [default: tls/ca.pem of the data directory]
+    #[arg(long, global = true, value_name = "FILE", env = "GRIDWIRE_CA", hide_env_values = true)]
+    pub(crate) ca: Option<PathBuf>,
+
+    /// Subscription id of the resources' ids; any UUID will do
+    #[arg(
+        long,
+        global = true,
+        value_name = "UUID",
+        env = "GRIDWIRE_SUBSCRIPTION_ID",
+        default_value = Scope::DEFAULT_SUBSCRIPTION,
+        hide_env_values = true
+    )]
+    pub(crate) subscription_id: String,
+
+    /// Resource group of the resources' ids; any name will do
+    #[arg(
+        long,
+        global = true,
+        short = 'g',
+        value_name = "NAME",
+        env = "GRIDWIRE_RESOURCE_GROUP",
+        default_value = Scope::DEFAULT_GROUP,
+        hide_env_values = true
+    )]
+    pub(crate) resource_group: String,
+}
+
+/// A server, ready to be asked.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) scope: Scope,
+    pub(crate) reach: Reach,
+    pub(crate) trust: Trust,
+    pub(crate) management: Management,
+}
+
+/// The real network and time.
+pub(crate) fn real_reach() -> Reach {
+    Reach { net: Arc::new(SystemNet), clock: Arc::new(SystemClock::start()) }
+}
+
+impl TargetArgs {
+    pub(crate) fn data_dir(&self) -> DataDir {
+        // The variable by hand, because `serve` tells flag from variable when it reports a problem.
+        let variable = || std::env::var_os("GRIDWIRE_DATA_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+        DataDir::at(self.data_dir.clone().or_else(variable).unwrap_or_else(|| data_dir::DEFAULT.into()))
+    }
+
+    pub(crate) fn scope(&self) -> anyhow::Result<Scope> {
+        let plain = |text: &str| {
+            (1..=90).contains(&text.len())
+                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        };
+        if !plain(&self.subscription_id) {
+            bail!("--subscription-id `{}` is not a UUID", self.subscription_id);
+        }
+        if !plain(&self.resource_group) {
+            bail!("--resource-group `{}` may hold letters, digits, `-`, `_` and `.` only", self.resource_group);
+        }
+        Ok(Scope { subscription_id: self.subscription_id.clone(), resource_group: self.resource_group.clone() })
+    }
+
+    /// Finds the server. Nothing is connected yet.
+    pub(crate) fn find(&self) -> anyhow::Result<Target> {
+        let base = self.base()?;
+        let token = self.token()?;
+        let trust = self.trust();
+        let reach = real_reach();
+        let client = Client::new(base, &trust, reach.clone())?;
+        Ok(Target { scope: self.scope()?, reach, trust, management: Management::new(client, token) })
+    }
+
+    pub(crate) fn addresses(&self) -> anyhow::Result<Addresses> {
+        self.data_dir().read_addresses()?.with_context(|| {
+            format!(
+                "no server runs on the data directory `{}`\n\
+                 start one with `gridwire serve --data-dir {0}`, or name a running one with --data-dir or --server",
+                self.data_dir().root().display()
+            )
+        })
+    }
+
+    fn base(&self) -> anyhow::Result<Base> {
+        match &self.server {
+            Some(server) => Ok(server.parse()?),
+            None => Ok(Base::local(true, &self.addresses()?.https)?),
+        }
+    }
+
+    pub(crate) fn token(&self) -> anyhow::Result<String> {
+        // By hand: a flag would show the token in the process list.
+        if let Ok(token) = std::env::var("GRIDWIRE_MANAGEMENT_TOKEN")
+            && !token.is_empty()
+        {
+            return Ok(token);
+        }
+        self.data_dir().read_token()?.with_context(|| {
+            format!(
+                "there is no management token in `{}`\n\
+                 set GRIDWIRE_MANAGEMENT_TOKEN, or name the server's data directory with --data-dir",
+                self.data_dir().root().display()
+            )
+        })
+    }
+
+    pub(crate) fn trust(&self) -> Trust {
+        match &self.ca {
+            Some(file) => Trust::File(file.clone()),
+            None if self.data_dir().ca_file().exists() => Trust::File(self.data_dir().ca_file()),
+            None => Trust::System,
+        }
+    }
+}
