@@ -1,0 +1,245 @@
+//! The built-in webhook: agrees to every subscription, counts what is delivered and how long it took.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use hdrhistogram::Histogram;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::baseline;
+use super::body::stamps;
+use super::load::{histogram, record};
+use super::stopwatch::Moment;
+
+/// Bytes of one delivery; a batch is at most 1 MiB and one event, whatever its envelope adds.
+const DELIVERY_BYTES_MAX: usize = 8 << 20;
+/// Histograms that connections share, so that they seldom wait for each other.
+const SHARDS: usize = 16;
+/// Between two looks at the count while waiting for deliveries.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// What has been delivered.
+#[derive(Debug)]
+pub(crate) struct Sink {
+    address: SocketAddr,
+    delivered: AtomicU64,
+    requests: AtomicU64,
+    bytes: AtomicU64,
+    shards: Vec<Mutex<Histogram<u64>>>,
+    next_shard: AtomicUsize,
+}
+
+/// A reading of the sink's counters.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counted {
+    pub(crate) events: u64,
+    pub(crate) requests: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Sink {
+    /// Listens on a free port of the loopback address until the guard is dropped.
+    pub(crate) async fn start() -> anyhow::Result<(Arc<Self>, DropGuard)> {
+        let listener =
+            TcpListener::bind(("127.0.0.1", 0)).await.context("failed to listen for deliveries")?;
+        let sink = Arc::new(Self {
+            address: listener.local_addr().context("a listener without an address")?,
+            delivered: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            shards: (0..SHARDS).map(|_| Mutex::new(histogram())).collect(),
+            next_shard: AtomicUsize::new(0),
+        });
+        let stop = CancellationToken::new();
+        let connected = {
+            let sink = Arc::clone(&sink);
+            move || {
+                let sink = Arc::clone(&sink);
+                let shard = sink.next_shard.fetch_add(1, Ordering::Relaxed) % SHARDS;
+                move |request| {
+                    let sink = Arc::clone(&sink);
+                    async move { sink.answer(request, shard).await }
+                }
+            }
+        };
+        let serving = baseline::serve(listener, None, connected, stop.clone());
+        tokio_util::task::TaskTracker::new().spawn(serving);
+        Ok((sink, stop.drop_guard()))
+    }
+
+    /// Where events are to be delivered.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/deliveries", self.address)
+    }
+
+    /// Events delivered so far.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn counted(&self) -> Counted {
+        Counted {
+            events: self.delivered(),
+            requests: self.requests.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The latencies since the last call.
+    pub(crate) fn take_latency(&self) -> Histogram<u64> {
+        let mut total = histogram();
+        for shard in &self.shards {
+            let mut shard = shard.lock().expect("no panic while a histogram is held");
+            total.add(&*shard).expect("all have the same bounds");
+            shard.reset();
+        }
+        total
+    }
+
+    /// Waits until `events` have been delivered in all, or nothing has come for `patience`. Tells which.
+    pub(crate) async fn wait_for(&self, events: u64, patience: Duration) -> bool {
+        let (mut last, mut at) = (self.delivered(), Moment::now());
+        loop {
+            let delivered = self.delivered();
+            if delivered >= events {
+                return true;
+            }
+            if delivered > last {
+                (last, at) = (delivered, Moment::now());
+            } else if at.elapsed() >= patience {
+                return false;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, shard: usize) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        if head.method == Method::OPTIONS {
+            return consent(&head.headers);
+        }
+        let Ok(body) = Limited::new(body, DELIVERY_BYTES_MAX).collect().await else {
+            return plain(StatusCode::PAYLOAD_TOO_LARGE);
+        };
+        let body = body.to_bytes();
+        if is_validation(&head.headers) {
+            return validate(&body);
+        }
+        self.deliver(&body, shard);
+        plain(StatusCode::OK)
+    }
+
+    fn deliver(&self, body: &[u8], shard: usize) {
+        let now = Moment::now();
+        let mut events = 0;
+        let mut latency = self.shards[shard].lock().expect("no panic while a histogram is held");
+        for sent in stamps(body) {
+            record(&mut latency, now.since(sent));
+            events += 1;
+        }
+        drop(latency);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
+        self.delivered.fetch_add(events, Ordering::Relaxed);
+    }
+}
+
+fn plain(status: StatusCode) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = status;
+    response
+}
+
+/// The answer to the preflight of `CloudEvents` (`push-delivery` contract section 2.2): whoever asks may post.
+fn consent(headers: &HeaderMap) -> Response<Full<Bytes>> {
+    let origin = headers.get("webhook-request-origin").cloned();
+    let mut response = plain(StatusCode::OK);
+    let answer = response.headers_mut();
+    answer.insert("webhook-allowed-origin", origin.unwrap_or(HeaderValue::from_static("*")));
+    answer.insert("webhook-allowed-rate", HeaderValue::from_static("*"));
+    answer.insert(ALLOW, HeaderValue::from_static("POST"));
+    response
+}
+
+fn is_validation(headers: &HeaderMap) -> bool {
+    let kind = headers.get("aeg-event-type").and_then(|value| value.to_str().ok());
+    kind.is_some_and(|kind| kind.eq_ignore_ascii_case("SubscriptionValidation"))
+}
+
+/// The answer to a validation event (`push-delivery` contract section 2.1): its code.
+fn validate(body: &[u8]) -> Response<Full<Bytes>> {
+    let event: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let Some(code) = event[0]["data"]["validationCode"].as_str() else {
+        return plain(StatusCode::BAD_REQUEST);
+    };
+    let answer = serde_json::json!({ "validationResponse": code }).to_string();
+    let mut response = Response::new(Full::new(Bytes::from(answer)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::args::{Protocol, Schema};
+    use crate::bench::body::Template;
+    use crate::bench::connection::{Client, Target};
+
+    async fn post(sink: &Sink, headers: &[(&'static str, &str)], body: Bytes) -> Result<Bytes, u16> {
+        let target = Target::resolve(&sink.url(), Protocol::Http1, None).await.unwrap();
+        let mut route = target.route(Method::POST, "/deliveries").unwrap();
+        for (name, value) in headers {
+            route = route.with(name, value).unwrap();
+        }
+        Client::single(&target).send(route.request(body)).await.map_err(|failed| match failed.failure {
+            crate::bench::connection::Failure::Status(status) => status,
+            other => panic!("{other}"),
+        })
+    }
+
+    #[tokio::test]
+    async fn a_validation_event_is_answered_with_its_code_and_not_counted() {
+        let (sink, _stop) = Sink::start().await.unwrap();
+        let kind = [("aeg-event-type", "SubscriptionValidation")];
+        let event = Bytes::from_static(br#"[{"id":"1","data":{"validationCode":"abc"}}]"#);
+        let answer = post(&sink, &kind, event).await.unwrap();
+        assert_eq!(&answer[..], br#"{"validationResponse":"abc"}"#);
+        assert_eq!(post(&sink, &kind, Bytes::from_static(b"[]")).await, Err(400));
+        assert_eq!(sink.counted().requests, 0);
+    }
+
+    #[test]
+    fn a_preflight_gets_the_origin_it_came_with() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(consent(&headers).headers()["webhook-allowed-origin"], "*");
+        headers.insert("webhook-request-origin", HeaderValue::from_static("gridwire.local"));
+        let answer = consent(&headers);
+        assert_eq!(answer.headers()["webhook-allowed-origin"], "gridwire.local");
+        assert_eq!(answer.headers()["webhook-allowed-rate"], "*");
+    }
+
+    #[tokio::test]
+    async fn deliveries_are_counted_and_timed_by_their_stamps() {
+        let (sink, _stop) = Sink::start().await.unwrap();
+        let template = Template::new(Schema::Cloudevents, 3, 400);
+        let long_ago = Moment::from_nanos(Moment::now().as_nanos() - 2_000_000_000);
+        post(&sink, &[], template.render(0, long_ago)).await.unwrap();
+        assert!(sink.wait_for(3, Duration::from_secs(5)).await);
+        let counted = sink.counted();
+        assert_eq!((counted.events, counted.requests, counted.bytes), (3, 1, template.len() as u64));
+        let latency = sink.take_latency();
+        assert_eq!(latency.len(), 3);
+        assert!((1_990_000..60_000_000).contains(&latency.value_at_quantile(0.5)));
+        assert_eq!(sink.take_latency().len(), 0);
+        assert!(!sink.wait_for(4, Duration::from_millis(10)).await);
+    }
+}
