@@ -256,7 +256,7 @@ impl Shared {
     pub(crate) async fn install(&self) -> Result<(), ApiError> {
         self.install_table().await.map_err(|error| match error {
             InstallError::Stopping => unavailable("The broker is stopping."),
-            InstallError::StorageFull => storage_full(),
+            InstallError::Damaged { .. } => unavailable("The stored state is damaged."),
         })
     }
 
