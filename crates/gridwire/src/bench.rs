@@ -22,6 +22,7 @@ mod body;
 mod connection;
 mod disk;
 mod load;
+mod matching;
 mod numbers;
 mod proc;
 mod progress;
@@ -38,9 +39,9 @@ use std::io::Write as _;
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-pub(crate) use args::BenchArgs;
+pub(crate) use args::{BenchArgs, Output};
 
-use args::{Output, Scenario};
+use args::Scenario;
 use report::Report;
 
 /// Runs one scenario and prints its report on standard output.
@@ -49,28 +50,27 @@ use report::Report;
 ///
 /// When the server cannot be reached or set up, when nothing at all succeeded, and when a signal ends the
 /// run; what was started is stopped in every case.
-pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
+pub(crate) async fn run(args: BenchArgs, output: Output) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for signals")?;
     tokio::select! {
-        done = dispatch(args.scenario) => done,
+        done = dispatch(args.scenario, output) => done,
         _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
         _ = terminate.recv() => anyhow::bail!("terminated"),
     }
 }
 
-async fn dispatch(scenario: Scenario) -> anyhow::Result<()> {
-    match scenario {
-        Scenario::Publish(args) => print(&scenario::publish::run(&args).await?, args.load.output),
-        Scenario::Pull(args) => print(&scenario::pull::run(&args).await?, args.load.output),
-        Scenario::Push(args) => print(&scenario::push::run(&args).await?, args.load.output),
-        Scenario::Latency(args) => print(&scenario::latency::run(&args).await?, args.load.output),
-        Scenario::Disk(args) => {
-            let output = args.output;
-            print(&disk::run(args).await?, output)
-        }
-        Scenario::BaselineServer(args) => baseline::serve_as_child(&args).await,
-        Scenario::BaselineClient(args) => baseline::post_as_child(&args).await,
-    }
+async fn dispatch(scenario: Scenario, output: Output) -> anyhow::Result<()> {
+    let report = match scenario {
+        Scenario::Publish(args) => scenario::publish::run(&args).await?,
+        Scenario::Pull(args) => scenario::pull::run(&args).await?,
+        Scenario::Push(args) => scenario::push::run(&args).await?,
+        Scenario::Latency(args) => scenario::latency::run(&args).await?,
+        Scenario::Match(args) => matching::run(args).await?,
+        Scenario::Disk(args) => disk::run(args).await?,
+        Scenario::BaselineServer(args) => return baseline::serve_as_child(&args).await,
+        Scenario::BaselineClient(args) => return baseline::post_as_child(&args).await,
+    };
+    print(&report, output)
 }
 
 fn print(report: &Report, output: Output) -> anyhow::Result<()> {

@@ -24,6 +24,8 @@ pub(crate) enum Scenario {
     Push(PushArgs),
     /// Publish at a fixed rate and time each event until its webhook has it
     Latency(LatencyArgs),
+    /// Find the subscriptions that get an event, in this process
+    Match(MatchArgs),
     /// Write and flush groups to a file: the most that batched publishing could reach
     Disk(DiskArgs),
     /// Serve the baseline of `publish` until standard input ends
@@ -35,6 +37,9 @@ pub(crate) enum Scenario {
 }
 
 /// Which server; without any of these one is spawned and stopped again.
+///
+/// `--server`, `--data-dir` and `--ca` have the names, types and ids of the program's global options. The
+/// parser takes them for the same, so they may stand before or after the scenario.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct ServerArgs {
@@ -42,10 +47,10 @@ pub(crate) struct ServerArgs {
     #[arg(long, conflicts_with_all = ["server", "data_dir"])]
     pub(crate) spawn: bool,
     /// Use the server at this URL
-    #[arg(long, value_name = "URL", requires = "token")]
+    #[arg(long, value_name = "URL")]
     pub(crate) server: Option<String>,
     /// Management token of that server
-    #[arg(long, env = "GRIDWIRE_TOKEN", hide_env_values = true)]
+    #[arg(long, env = "GRIDWIRE_MANAGEMENT_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
     /// Use the server that runs on this data directory
     #[arg(long, value_name = "DIR", conflicts_with = "server")]
@@ -107,9 +112,6 @@ pub(crate) struct LoadArgs {
     /// Slices; with a baseline they alternate with as many of its own
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) slices: u32,
-    /// Form of the report
-    #[arg(long, value_enum, default_value_t = Output::Text)]
-    pub(crate) output: Output,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -238,9 +240,16 @@ pub(crate) struct DiskArgs {
     /// Slices
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) slices: u32,
-    /// Form of the report
-    #[arg(long, value_enum, default_value_t = Output::Text)]
-    pub(crate) output: Output,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct MatchArgs {
+    /// Length of one slice
+    #[arg(long, short, default_value = "2s", value_parser = parse_duration)]
+    pub(crate) duration: Duration,
+    /// Slices
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) slices: u32,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -291,7 +300,8 @@ pub(crate) enum Protocol {
     Http2,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+/// Form of a report. Not an option here: the whole program has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Output {
     Text,
     Json,
@@ -310,8 +320,17 @@ mod tests {
     use super::*;
     use clap::Parser;
 
+    /// A program with global options of the same names.
     #[derive(Debug, Parser)]
     struct Cli {
+        #[arg(long, global = true)]
+        data_dir: Option<PathBuf>,
+        #[arg(long, global = true)]
+        server: Option<String>,
+        #[arg(long, global = true)]
+        ca: Option<PathBuf>,
+        #[arg(long, global = true, default_value = "table")]
+        output: String,
         #[command(flatten)]
         bench: BenchArgs,
     }
@@ -321,8 +340,16 @@ mod tests {
     }
 
     #[test]
+    fn global_options_of_the_program_reach_the_scenario() {
+        for line in ["bench --data-dir d publish --output json", "bench publish --data-dir d"] {
+            let Ok(Scenario::Publish(args)) = parse(line) else { panic!("{line}") };
+            assert_eq!(args.server.data_dir, Some(PathBuf::from("d")), "{line}");
+        }
+    }
+
+    #[test]
     fn every_scenario_runs_without_options_where_nothing_must_be_chosen() {
-        for name in ["publish", "pull", "push", "disk", "latency --half-load"] {
+        for name in ["publish", "pull", "push", "disk", "match", "latency --half-load"] {
             assert!(parse(&format!("bench {name}")).is_ok(), "{name}");
         }
         <Cli as clap::CommandFactory>::command().debug_assert();
@@ -331,7 +358,6 @@ mod tests {
     #[test]
     fn what_excludes_each_other_is_refused() {
         for bad in [
-            "publish --server http://h:1",
             "publish --server http://h:1 --token t --data-dir d",
             "publish --spawn --data-dir d",
             "latency",
@@ -350,7 +376,7 @@ mod tests {
     fn options_arrive_where_they_are_used() {
         let Ok(Scenario::Publish(args)) = parse(
             "bench publish --kind topic --schema eventgrid --batch 100 --size 2KiB --rate 2.5e3 -c 3 \
-             --protocol http2 -d 250ms --output json --baseline",
+             --protocol http2 -d 250ms --baseline",
         ) else {
             panic!("these are the arguments of publish");
         };
@@ -358,6 +384,6 @@ mod tests {
         assert_eq!((args.batch, args.shape.size, args.load.connections), (100, 2048, 3));
         assert_eq!(args.rate, Some(2500.0));
         assert_eq!(args.load.duration, Duration::from_millis(250));
-        assert!(args.baseline && args.load.output == Output::Json);
+        assert!(args.baseline && !args.baseline_disk);
     }
 }

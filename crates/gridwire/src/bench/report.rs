@@ -114,7 +114,7 @@ impl Report {
             ratios: Vec::new(),
             server: None,
             generator: None,
-            notes: Vec::new(),
+            notes: debug_note().into_iter().collect(),
         }
     }
 
@@ -158,7 +158,12 @@ impl Report {
         let mut out = format!("{}\n", self.scenario);
         let width = self.facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         for (name, value) in &self.facts {
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let value = match value {
+                Value::String(text) => text.clone(),
+                // What a person would measure again would differ in the decimals.
+                Value::Number(number) if number.is_f64() => format!("{:.0}", number.as_f64().unwrap_or(0.0)),
+                other => other.to_string(),
+            };
             let _ = writeln!(out, "  {:width$}  {value}", name.replace('_', " "));
         }
         out.push('\n');
@@ -182,7 +187,9 @@ impl Report {
                 slices.join(" ")
             );
         }
-        out.push('\n');
+        if self.server.is_some() || self.generator.is_some() {
+            out.push('\n');
+        }
         for (who, usage) in [("server", self.server), ("load generator", self.generator)] {
             let Some(usage) = usage else { continue };
             let (cpu, peak) = (usage.cpu.as_secs_f64(), float(usage.memory_peak) / f64::from(1 << 20));
@@ -193,6 +200,12 @@ impl Report {
         }
         out
     }
+}
+
+/// Figures of a build that is not optimized must not be taken for more.
+fn debug_note() -> Option<String> {
+    cfg!(debug_assertions)
+        .then(|| "this is a debug build; only a release build's figures mean anything".to_owned())
 }
 
 /// Microseconds of processor time for each event.

@@ -37,7 +37,7 @@ pub(crate) struct Stage {
     pub(crate) run: String,
     /// Where the server keeps its data, if that is known.
     pub(crate) data_dir: Option<PathBuf>,
-    /// From its start to the first answer, of a spawned server.
+    /// From its start until it was ready, of a spawned server.
     pub(crate) start_time: Option<Duration>,
     metering: Metering,
     spawned: Option<Spawned>,
@@ -113,6 +113,7 @@ impl Stage {
     pub(crate) async fn open(server: &ServerArgs, load: &LoadArgs) -> anyhow::Result<Self> {
         let run = format!("{:x}-{:x}", std::process::id(), Moment::now().as_nanos() / 1_000_000);
         let stage = match (&server.server, &server.data_dir) {
+            _ if server.spawn => Self::spawn(server, load, run).await,
             (Some(url), _) => Self::at_url(url, server, load, run).await,
             (None, Some(dir)) => Self::in_dir(dir, None, server, load, run).await,
             (None, None) => Self::spawn(server, load, run).await,
@@ -123,7 +124,8 @@ impl Stage {
     async fn at_url(url: &str, server: &ServerArgs, load: &LoadArgs, run: String) -> anyhow::Result<Self> {
         let ca = server.ca.as_ref().map(fs::read).transpose().context("failed to read `--ca`")?;
         let target = Target::resolve(url, load.protocol, ca.as_deref()).await?;
-        let token = server.token.clone().context("a server given by `--server` needs `--token`")?;
+        let token =
+            server.token.clone().context("a server given by `--server` needs its management token")?;
         let metering = match (server.server_pid, &server.admin) {
             (Some(pid), _) => Metering::Process(pid),
             (None, Some(admin)) => Metering::Metrics(Target::resolve(admin, Protocol::Http1, None).await?),
@@ -181,10 +183,16 @@ impl Stage {
         let log = fs::File::create(&log_path).context("failed to make the server's log")?;
         let program = std::env::current_exe().context("this program does not know its own path")?;
         let started = Moment::now();
-        let child = Command::new(program)
-            .args(["serve", "--dev", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--https"])
-            .arg(if load.https { "127.0.0.1:0" } else { "off" })
-            .arg("--data-dir")
+        let mut command = Command::new(program);
+        // Its configuration is what stands here, whatever the user's own servers are told.
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"GRIDWIRE_") {
+                command.env_remove(name);
+            }
+        }
+        let child = command
+            .args(["serve", "--dev", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0"])
+            .args(["--admin", "127.0.0.1:0", "--data-dir"])
             .arg(&data_dir)
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("failed to share the server's log")?)
@@ -197,11 +205,13 @@ impl Stage {
             Err(error) => {
                 let log = fs::read(&log_path).unwrap_or_default();
                 let tail = &log[log.len().saturating_sub(LOG_TAIL)..];
-                return Err(error.context(String::from_utf8_lossy(tail).trim().to_owned()));
+                anyhow::bail!("{error}; its last words:\n{}", String::from_utf8_lossy(tail).trim());
             }
         };
         let pid = Some(spawned.process.id());
-        let mut stage = Self::in_dir(&data_dir, pid, server, load, run).await?;
+        // Where a user's own server is, and how it is talked to, does not concern this one.
+        let own = ServerArgs::default();
+        let mut stage = Self::in_dir(&data_dir, pid, &own, load, run).await?;
         stage.spawned = Some(spawned);
         stage.start_time = Some(start_time);
         Ok(stage)
@@ -244,27 +254,18 @@ impl Stage {
     }
 }
 
-/// Waits until the server answers on its admin listener, or has written its addresses if it has none.
+/// Waits until the server has written where it listens, which it does when it is ready.
 async fn await_start(process: &mut Process, data_dir: &Path, started: Moment) -> anyhow::Result<Duration> {
     while started.elapsed() < START_TIMEOUT {
         if let Some(status) = process.ended() {
             anyhow::bail!("the server ended with {status} instead of starting");
         }
-        if let Some(addresses) = Addresses::read(data_dir)
-            && is_ready(&addresses).await
-        {
+        if Addresses::read(data_dir).is_some() {
             return Ok(started.elapsed());
         }
         tokio::time::sleep(LOOK).await;
     }
     anyhow::bail!("the server did not start within {} s", START_TIMEOUT.as_secs())
-}
-
-async fn is_ready(addresses: &Addresses) -> bool {
-    let Some(admin) = &addresses.admin else { return true };
-    let Ok(target) = Target::resolve(admin, Protocol::Http1, None).await else { return false };
-    let Ok(route) = target.route(Method::GET, "/readyz") else { return false };
-    Client::single(&target).send(route.request(Bytes::new())).await.is_ok()
 }
 
 #[cfg(test)]
