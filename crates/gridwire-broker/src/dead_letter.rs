@@ -1,22 +1,178 @@
-//! temporary
-use gridwire_core::{ids::*, routing::*};
-use gridwire_outside::Disk;
-use std::{path::PathBuf, sync::Arc};
+//! Where events go that could not be delivered: one file each, below a directory that stands for a storage
+//! account's containers (`push-delivery` contract, section 9).
+//!
+//! A file appears whole or not at all, and stays: its content is written aside and made durable first, then
+//! it gets its name. Writing the same dead letter again, as after a crash before it was recorded, changes
+//! nothing; for that its name comes from [`dead_letter_guid`] and not from chance.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use gridwire_core::ids::{Offset, SubscriptionNumber};
+use gridwire_core::routing::DeadLetterDestination;
+use gridwire_outside::{Disk, OpenMode};
+use tokio::sync::Semaphore;
+
+/// Writes at a time: each takes a thread and two flushes, and events that end here are not urgent.
+const WRITES_MAX: usize = 4;
+/// Directories known to be durable; forgotten all at once beyond it, at the cost of some flushes.
+const DIRECTORIES_MAX: usize = 4096;
+/// Where contents are written before they get their names. No account can have it: none begins with a dot.
+const ASIDE: &str = ".partial";
+/// Longest name of a file or directory, as file systems have it, and of a blob, as the service has it.
+const NAME_BYTES_MAX: usize = 255;
+const PATH_BYTES_MAX: usize = 1024;
+
+/// The directory of all dead letters.
 #[derive(Debug)]
-pub(crate) struct DeadLetters {}
+pub(crate) struct DeadLetters {
+    turns: Arc<Semaphore>,
+    files: Arc<Files>,
+}
+
+#[derive(Debug)]
+struct Files {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    /// Names free to be used in [`ASIDE`]. There are as many as writes at a time, so what a crash leaves
+    /// behind is bounded and replaced.
+    free: Mutex<Vec<usize>>,
+    /// Directories whose own names are durable, up to `dir`.
+    durable: Mutex<HashSet<PathBuf>>,
+}
+
 impl DeadLetters {
-    pub(crate) fn new(_d: Arc<dyn Disk>, _p: PathBuf) -> Self {
-        Self {}
+    /// `dir` is made when the first dead letter is written.
+    pub(crate) fn new(disk: Arc<dyn Disk>, dir: PathBuf) -> Self {
+        let free = Mutex::new((0..WRITES_MAX).collect());
+        let files = Files { disk, dir, free, durable: Mutex::default() };
+        Self { turns: Arc::new(Semaphore::new(WRITES_MAX)), files: Arc::new(files) }
     }
+
+    /// Writes `content` to `{account}/{container}/{path}`; done when it is durable. `path` has `/` between
+    /// its segments. What was there under the same path is replaced.
+    ///
+    /// An error of kind `InvalidInput` means that the path cannot be used, now or ever.
+    ///
+    /// # Cancel safety
+    ///
+    /// When dropped, the write happens or not, and can be repeated.
     pub(crate) async fn write(
         &self,
-        _d: &DeadLetterDestination,
-        _p: &str,
-        _c: Vec<u8>,
-    ) -> std::io::Result<()> {
+        destination: &DeadLetterDestination,
+        path: &str,
+        content: Vec<u8>,
+    ) -> io::Result<()> {
+        let path = relative_path(destination, path)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not a path for a dead letter"))?;
+        let turn = Arc::clone(&self.turns).acquire_owned().await.expect("it is never closed");
+        let files = Arc::clone(&self.files);
+        let written = tokio::task::spawn_blocking(move || {
+            let _turn = turn; // Held by the write itself, which goes on when nobody waits for it.
+            files.write(&path, &content)
+        });
+        written.await.map_err(io::Error::other)?
+    }
+}
+
+impl Files {
+    fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let slot = self.free.lock().expect("no panic while the names are held").pop();
+        // Fewer names than turns are left only after a write that panicked.
+        let slot = slot.ok_or_else(|| io::Error::other("no place left to write aside"))?;
+        let result = self.write_by(slot, &self.dir.join(path), content);
+        self.free.lock().expect("no panic while the names are held").push(slot);
+        result
+    }
+
+    fn write_by(&self, slot: usize, path: &Path, content: &[u8]) -> io::Result<()> {
+        let parent = path.parent().unwrap_or(&self.dir);
+        self.make_durable_dir(parent)?;
+        let aside_dir = self.dir.join(ASIDE);
+        self.make_durable_dir(&aside_dir)?;
+        let aside = aside_dir.join(slot.to_string());
+        // Not written over in place: were it, after a crash, also the name of a finished dead letter, that
+        // one would be lost.
+        match self.disk.remove(&aside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = self.disk.open(&aside, OpenMode::New)?;
+        file.write_at(content, 0)?;
+        file.sync_data()?;
+        drop(file);
+        self.disk.rename(&aside, path)?;
+        self.disk.sync_dir(parent)
+    }
+
+    /// Makes a directory and everything above it, and makes their names durable, each in its parent.
+    fn make_durable_dir(&self, dir: &Path) -> io::Result<()> {
+        if self.durable.lock().expect("no panic while the directories are held").contains(dir) {
+            return Ok(());
+        }
+        self.disk.create_dir_all(dir)?;
+        for above in dir.ancestors().skip(1) {
+            self.disk.sync_dir(above)?;
+            // The data directory, which holds ours, is somebody else's to keep.
+            if !above.starts_with(&self.dir) {
+                break;
+            }
+        }
+        let mut durable = self.durable.lock().expect("no panic while the directories are held");
+        if DIRECTORIES_MAX <= durable.len() {
+            durable.clear();
+        }
+        durable.insert(dir.to_owned());
         Ok(())
     }
 }
-pub(crate) fn dead_letter_guid(_s: SubscriptionNumber, _o: Offset) -> String {
-    String::new()
+
+/// `{account}/{container}/{path}` if every segment is a plain name.
+fn relative_path(destination: &DeadLetterDestination, path: &str) -> Option<PathBuf> {
+    let roots = [destination.account.as_str(), destination.container.as_str()];
+    if PATH_BYTES_MAX < path.len() || roots.iter().any(|root| root.contains('/')) {
+        return None;
+    }
+    let mut whole = PathBuf::new();
+    for segment in roots.into_iter().chain(path.split('/')) {
+        if !is_plain_name(segment) {
+            return None;
+        }
+        whole.push(segment);
+    }
+    Some(whole)
 }
+
+/// Neither hidden nor special, on any system the directory may be copied to.
+fn is_plain_name(name: &str) -> bool {
+    let plain = |character: char| !character.is_control() && !"/\\:*?\"<>|".contains(character);
+    (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.starts_with('.') && name.chars().all(plain)
+}
+
+/// The `{guid}` in a dead letter's path: always the same for one event of one subscription, so that
+/// writing it again finds the same file. Shaped as a version 8 UUID.
+pub(crate) fn dead_letter_guid(subscription: SubscriptionNumber, offset: Offset) -> String {
+    let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
+    hash.update(b"gridwire dead letter\0");
+    hash.update(&subscription.0.to_be_bytes());
+    hash.update(&offset.0.to_be_bytes());
+    let hash = hash.finish();
+    let (first, _) = hash.as_ref().split_first_chunk().expect("SHA-256 has 32 bytes");
+    let mut bytes: [u8; 16] = *first;
+    bytes[6] = (bytes[6] & 0x0f) | 0x80;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    let number = u128::from_be_bytes(bytes);
+    format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        number >> 96,
+        (number >> 80) & 0xffff,
+        (number >> 64) & 0xffff,
+        (number >> 48) & 0xffff,
+        number & 0xffff_ffff_ffff
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,48 +1,82 @@
-//! temporary
-use bytes::Bytes;
-use gridwire_core::{ids::*, retry::Outcome, routing::*};
-use gridwire_outside::*;
-use std::sync::Arc;
+//! Posting events to webhooks.
+//!
+//! The shard decides when an event is tried; this module does one attempt and says how it ended. The cast:
+//!
+//! * `endpoint`: a webhook's URL, taken apart once. Endpoints with the same scheme, host and port share
+//!   connections.
+//! * `judge`: which addresses may be called. Every outgoing connection passes it with the address that is
+//!   about to be connected to, so neither a name that resolves inwards nor a redirect gets past.
+//! * `client`: one HTTP/1.1 connection to one judged address; `tls` sets up its encryption, `request`
+//!   writes what is sent and `answer` reads what came back.
+//! * `dispatcher`: a queue and a bounded set of connections for each endpoint, so that a bad one delays
+//!   nobody else.
+//! * `handshake`: asks an endpoint for its consent before a subscription is kept.
+//!
+//! What an owner learns of a failure is its class, its status and its timing, never the answer's body nor the
+//! resolved address. URLs may carry secrets, so none is logged.
+
+mod answer;
+mod client;
+mod dispatcher;
+mod endpoint;
+mod handshake;
+pub mod judge;
+mod request;
+#[cfg(test)]
+mod testing;
+mod tls;
+
+use std::net::SocketAddr;
 use std::time::Duration;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-#[derive(Clone, Debug, Default)]
-pub struct PushOptions {}
-pub(crate) struct Attempt {
-    pub(crate) subscription: Arc<SubscriptionRoute>,
-    pub(crate) key: AttemptKey,
-    pub(crate) body: Bytes,
-    pub(crate) content_type: &'static str,
-    pub(crate) headers: Vec<(&'static str, String)>,
+
+use gridwire_core::limits;
+use rustls_pki_types::CertificateDer;
+
+pub(crate) use dispatcher::{Attempt, AttemptKey, Dispatcher, Finished};
+use judge::Network;
+
+/// How webhooks are called.
+#[derive(Clone, Debug)]
+pub struct PushOptions {
+    /// Also call endpoints without TLS.
+    pub allow_http: bool,
+    /// Also call endpoints on this machine (`127.0.0.0/8`, `::1`).
+    pub allow_loopback: bool,
+    /// Networks that may be called although they are private or reserved.
+    pub allow_networks: Vec<Network>,
+    /// Our own listeners and the store's addresses: never called, not even when listed above. A listener on
+    /// the unspecified address stands for its port on loopback; list the machine's other addresses too.
+    pub own_addresses: Vec<SocketAddr>,
+    /// The DNS name we show endpoints as the sender (`WebHook-Request-Origin`).
+    pub origin: String,
+    /// How long an attempt may take, from the look-up of the name to the head of the answer.
+    pub attempt_timeout: Duration,
+    /// Connections to one endpoint, and so attempts in flight to it. At least 1.
+    pub connections_per_endpoint: usize,
+    /// Queued attempts that one subscription can have at one endpoint; what is above is failed at once.
+    pub attempts_per_subscription_max: usize,
+    /// Certificate authorities that are believed besides this machine's.
+    pub extra_roots: Vec<CertificateDer<'static>>,
+    /// How long an unused connection is kept.
+    pub idle_timeout: Duration,
+    /// How long attempts in flight may go on once we are told to stop.
+    pub stop_grace: Duration,
 }
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct AttemptKey {
-    pub(crate) subscription: SubscriptionNumber,
-    pub(crate) offset: Offset,
-    pub(crate) id: u64,
-    pub(crate) attempt: u32,
-}
-pub(crate) struct Finished {
-    pub(crate) key: AttemptKey,
-    pub(crate) outcome: Outcome,
-    pub(crate) status: Option<u16>,
-    pub(crate) latency: Duration,
-}
-#[derive(Debug)]
-pub(crate) struct Dispatcher {}
-impl Dispatcher {
-    pub(crate) fn new(
-        _net: Arc<dyn Net>,
-        _clock: Arc<dyn Clock>,
-        _rng: Arc<dyn Rng>,
-        _options: PushOptions,
-        _tasks: TaskTracker,
-        _stop: CancellationToken,
-    ) -> Arc<Self> {
-        Arc::new(Self {})
+
+impl Default for PushOptions {
+    fn default() -> Self {
+        Self {
+            allow_http: false,
+            allow_loopback: false,
+            allow_networks: Vec::new(),
+            own_addresses: Vec::new(),
+            origin: "eventgrid.azure.net".to_owned(),
+            attempt_timeout: limits::ATTEMPT_TIMEOUT,
+            connections_per_endpoint: 32,
+            attempts_per_subscription_max: limits::READY_MAX,
+            extra_roots: Vec::new(),
+            idle_timeout: Duration::from_secs(60),
+            stop_grace: Duration::from_secs(10),
+        }
     }
-    pub(crate) fn start(&self, _attempt: Attempt, _done: &tokio::sync::mpsc::Sender<Finished>) {}
-    pub(crate) async fn validate(&self, _handshake: Handshake) -> Result<(), HandshakeError> {
-        Ok(())
-    }
 }
-pub mod judge {}

@@ -1,0 +1,259 @@
+//! Every endpoint's queue and connections.
+//!
+//! The shard driver hands over attempts ([`Dispatcher::start`]) and gets each one's [`Finished`] back on a
+//! channel of its own. Between the two stands a [`pool`] for each endpoint: what one of them does to its
+//! attempts, hang, trickle or crash, happens to its own queue and its own connections only. The one thing all
+//! share is the map that finds the pool, held for a look-up.
+
+mod pool;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use gridwire_core::event::DeliverySchema;
+use gridwire_core::ids::{Offset, SubscriptionNumber};
+use gridwire_core::retry::Outcome;
+use gridwire_core::routing::{Handshake, HandshakeError, SubscriptionRoute};
+use gridwire_outside::{Clock, Net, Rng};
+use http::uri::PathAndQuery;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::pool::{Delivery, Pool, Shared};
+use super::PushOptions;
+use super::client::Client;
+use super::endpoint::{Endpoint, EndpointKey};
+use super::handshake::{Handshakes, origin_header};
+
+/// Subscriptions that are remembered before the first look for removed ones.
+const PRUNE_AT_LEAST: usize = 1024;
+
+/// Which delivery an attempt belongs to; given back as it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct AttemptKey {
+    pub subscription: SubscriptionNumber,
+    pub offset: Offset,
+    pub id: u64,
+    /// Which attempt at the event it is; the first is 1.
+    pub attempt: u32,
+}
+
+/// One request to send.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub subscription: Arc<SubscriptionRoute>,
+    pub key: AttemptKey,
+    pub body: Bytes,
+    pub content_type: &'static str,
+    /// What is sent besides the headers that every request has. Values may be anybody's text.
+    pub headers: Vec<(&'static str, String)>,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Finished {
+    pub key: AttemptKey,
+    pub outcome: Outcome,
+    /// The answer's, when there was one.
+    pub status: Option<u16>,
+    /// From the start of sending, connecting included, to the head of the answer or the failure.
+    pub latency: Duration,
+}
+
+/// What an endpoint is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EndpointStatus {
+    /// `https://host:port`.
+    pub endpoint: String,
+    pub in_flight: usize,
+    pub queued: usize,
+    pub last_outcome: Option<Outcome>,
+}
+
+/// Sends attempts, each to its subscription's endpoint.
+#[derive(Debug)]
+pub(crate) struct Dispatcher {
+    shared: Arc<Shared>,
+    handshakes: Handshakes,
+    routes: Mutex<Routes>,
+}
+
+#[derive(Debug)]
+struct Routes {
+    by_subscription: HashMap<SubscriptionNumber, Known>,
+    pools: HashMap<EndpointKey, Weak<Pool>>,
+    /// When this many subscriptions are known, removed ones are forgotten.
+    prune_at: usize,
+}
+
+/// What is known of one subscription, as long as the routing table it came with is in use.
+#[derive(Debug)]
+struct Known {
+    subscription: Weak<SubscriptionRoute>,
+    /// `None` when its endpoint may not be called.
+    route: Option<Arc<Route>>,
+}
+
+/// Where a subscription's attempts go.
+pub(crate) struct Route {
+    pool: Arc<Pool>,
+    target: PathAndQuery,
+    /// Each delivery says who sends it: the endpoint has consented to that name.
+    signs_origin: bool,
+}
+
+impl Dispatcher {
+    /// On `stop`, attempts in flight have [`PushOptions::stop_grace`] to end; what was not started is dropped
+    /// without a report, to be repeated after the next start. `tasks` joins the connections' tasks.
+    pub(crate) fn new(
+        net: Arc<dyn Net>,
+        clock: Arc<dyn Clock>,
+        rng: Arc<dyn Rng>,
+        options: PushOptions,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        let options = Arc::new(options);
+        let client = Arc::new(Client::new(net, Arc::clone(&clock), Arc::clone(&options)));
+        let origin = origin_header(&options);
+        let handshakes = Handshakes::new(
+            Arc::clone(&client),
+            Arc::clone(&clock),
+            rng,
+            origin.clone(),
+            options.attempt_timeout,
+            options.allow_http,
+        );
+        let routes =
+            Routes { by_subscription: HashMap::new(), pools: HashMap::new(), prune_at: PRUNE_AT_LEAST };
+        let shared = Arc::new(Shared { client, clock, options, origin, tasks, stop });
+        Arc::new(Self { shared, handshakes, routes: Mutex::new(routes) })
+    }
+
+    /// Sends `attempt` as soon as its endpoint has a connection free, and reports to `done`. Never blocks.
+    ///
+    /// The caller keeps the number of outstanding attempts of each subscription bounded
+    /// ([`PushOptions::attempts_per_subscription_max`]); an attempt above that is reported
+    /// [`Outcome::Unreachable`] at once. `done` should have room for all outstanding attempts of its owner:
+    /// connections wait for it.
+    pub(crate) fn start(&self, attempt: Attempt, done: &mpsc::Sender<Finished>) {
+        if self.shared.stop.is_cancelled() {
+            return;
+        }
+        let key = attempt.key;
+        let Some(route) = self.route(&attempt.subscription) else {
+            self.report_at_once(key, Outcome::Forbidden, done);
+            return;
+        };
+        let pool = Arc::clone(&route.pool);
+        if pool.offer(Delivery { attempt, route, done: done.clone() }).is_err() {
+            tracing::warn!(endpoint = %pool.key(), "more attempts are outstanding than was agreed");
+            self.report_at_once(key, Outcome::Unreachable, done);
+        }
+    }
+
+    /// Asks the endpoint for its consent (`push-delivery` contract, section 2).
+    ///
+    /// # Cancel safety
+    ///
+    /// Can be dropped at any time; the endpoint may have been asked.
+    pub(crate) async fn validate(&self, handshake: Handshake) -> Result<(), HandshakeError> {
+        tokio::select! {
+            biased;
+            result = self.handshakes.validate(&handshake) => result,
+            () = self.shared.stop.cancelled() => Err(HandshakeError::Refused {
+                endpoint: Endpoint::shown(&handshake.webhook.url),
+                reason: "the broker is stopping".to_owned(),
+            }),
+        }
+    }
+
+    /// The endpoints of all subscriptions that had an attempt, in order of their names.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the metrics page does not show endpoints yet"))]
+    pub(crate) fn endpoints(&self) -> Vec<EndpointStatus> {
+        let pools: Vec<_> = {
+            let mut routes = self.routes.lock().expect("no panic while the routes are held");
+            routes.prune();
+            routes.pools.values().filter_map(Weak::upgrade).collect()
+        };
+        let mut all: Vec<_> = pools.iter().map(|pool| pool.status()).collect();
+        all.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
+        all
+    }
+
+    /// Where the subscription's attempts go; remembered for as long as its route is the same.
+    fn route(&self, subscription: &Arc<SubscriptionRoute>) -> Option<Arc<Route>> {
+        let mut routes = self.routes.lock().expect("no panic while the routes are held");
+        if let Some(known) = routes.by_subscription.get(&subscription.number)
+            && std::ptr::eq(known.subscription.as_ptr(), Arc::as_ptr(subscription))
+        {
+            return known.route.clone();
+        }
+        if routes.prune_at <= routes.by_subscription.len() {
+            routes.prune();
+        }
+        let route = self.new_route(&mut routes, subscription).map(Arc::new);
+        let known = Known { subscription: Arc::downgrade(subscription), route: route.clone() };
+        routes.by_subscription.insert(subscription.number, known);
+        route
+    }
+
+    fn new_route(&self, routes: &mut Routes, subscription: &SubscriptionRoute) -> Option<Route> {
+        let webhook = subscription.webhook.as_ref()?;
+        let endpoint = match Endpoint::parse(&webhook.url, self.shared.options.allow_http) {
+            Ok(endpoint) => endpoint,
+            Err(error) => {
+                tracing::warn!(subscription = %subscription.name, %error, "the endpoint may not be called");
+                return None;
+            }
+        };
+        let pool = routes.pools.get(&endpoint.key).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let pool = Arc::new(Pool::new(endpoint.key.clone(), Arc::clone(&self.shared)));
+            routes.pools.insert(endpoint.key, Arc::downgrade(&pool));
+            pool
+        });
+        pool.join();
+        let signs_origin = webhook.schema == DeliverySchema::CloudEvent;
+        Some(Route { pool, target: endpoint.path_and_query, signs_origin })
+    }
+
+    fn report_at_once(&self, key: AttemptKey, outcome: Outcome, done: &mpsc::Sender<Finished>) {
+        let finished = Finished { key, outcome, status: None, latency: Duration::ZERO };
+        if let Err(mpsc::error::TrySendError::Full(finished)) = done.try_send(finished) {
+            let done = done.clone();
+            // Bounded by what the caller has outstanding.
+            self.shared.tasks.spawn(async move {
+                // Nobody waits for it any more: then nobody needs it.
+                let _ = done.send(finished).await;
+            });
+        }
+    }
+}
+
+impl Routes {
+    /// Forgets subscriptions whose routes are no longer in use, and then endpoints nobody needs.
+    fn prune(&mut self) {
+        self.by_subscription.retain(|_, known| 0 < known.subscription.strong_count());
+        self.pools.retain(|_, pool| 0 < pool.strong_count());
+        self.prune_at = PRUNE_AT_LEAST.max(2 * self.by_subscription.len());
+    }
+}
+
+impl Drop for Route {
+    fn drop(&mut self) {
+        self.pool.leave();
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Route").field("endpoint", self.pool.key()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,328 @@
+//! One endpoint: its queue, and the workers that send from it.
+//!
+//! A worker is a task with at most one connection. It takes the next attempt, sends it, reports, and looks
+//! for another; with none queued it waits, watching its connection, and after a while ends. An attempt goes
+//! to the worker that became idle last, else to a new worker, else into the queue: so the endpoint sees no
+//! more connections than its load needs, and the others fall idle and end.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use gridwire_core::retry::Outcome;
+use gridwire_outside::Clock;
+use http::{HeaderValue, Response};
+use hyper::body::Incoming;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Attempt, AttemptKey, EndpointStatus, Finished, Route};
+use crate::push::PushOptions;
+use crate::push::answer;
+use crate::push::client::{Client, Connection, Deadline, LOOKUPS_MAX, SendFailure};
+use crate::push::endpoint::EndpointKey;
+use crate::push::request::{self, Outgoing};
+
+/// A connection is not used beyond this age, so that a change of the endpoint's addresses is followed even
+/// under constant load.
+const CONNECTION_AGE_MAX: Duration = Duration::from_secs(300);
+
+/// What all pools use.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub client: Arc<Client>,
+    pub clock: Arc<dyn Clock>,
+    pub options: Arc<PushOptions>,
+    pub origin: HeaderValue,
+    pub tasks: TaskTracker,
+    pub stop: CancellationToken,
+}
+
+/// An attempt, with the way there and the way back.
+pub(super) struct Delivery {
+    pub attempt: Attempt,
+    pub route: Arc<Route>,
+    pub done: mpsc::Sender<Finished>,
+}
+
+/// One endpoint.
+pub(super) struct Pool {
+    key: EndpointKey,
+    host: HeaderValue,
+    shared: Arc<Shared>,
+    lookups: Semaphore,
+    /// Routes that lead here; they set how long the queue may get.
+    routes: AtomicUsize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// At most [`PushOptions::attempts_per_subscription_max`] for each route; what is above is refused.
+    queue: VecDeque<Delivery>,
+    /// At most [`PushOptions::connections_per_endpoint`].
+    workers: usize,
+    /// Those of the workers that wait, the one that waits longest first.
+    idle: Vec<Idle>,
+    workers_ever: u64,
+    last_outcome: Option<Outcome>,
+}
+
+struct Idle {
+    worker: u64,
+    hand_over: oneshot::Sender<Delivery>,
+}
+
+struct Worker {
+    pool: Arc<Pool>,
+    number: u64,
+    connection: Option<Connection>,
+    last_outcome: Option<Outcome>,
+    /// Whether it is one of [`State::workers`].
+    counted: bool,
+}
+
+impl Pool {
+    pub(super) fn new(key: EndpointKey, shared: Arc<Shared>) -> Self {
+        Self {
+            host: key.host_header(),
+            key,
+            shared,
+            lookups: Semaphore::new(LOOKUPS_MAX),
+            routes: AtomicUsize::new(0),
+            state: Mutex::default(),
+        }
+    }
+
+    pub(super) fn key(&self) -> &EndpointKey {
+        &self.key
+    }
+
+    pub(super) fn join(&self) {
+        self.routes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn leave(&self) {
+        self.routes.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Takes a delivery, or gives it back when the queue is full.
+    pub(super) fn offer(self: &Arc<Self>, mut delivery: Delivery) -> Result<(), Box<Delivery>> {
+        let mut state = self.state();
+        while let Some(idle) = state.idle.pop() {
+            match idle.hand_over.send(delivery) {
+                Ok(()) => return Ok(()),
+                // It was dropped while it waited, with the runtime it ran on.
+                Err(back) => delivery = back,
+            }
+        }
+        if state.workers < self.shared.options.connections_per_endpoint.max(1) {
+            state.workers += 1;
+            state.workers_ever += 1;
+            let number = state.workers_ever;
+            drop(state);
+            let pool = Arc::clone(self);
+            let worker = Worker { pool, number, connection: None, last_outcome: None, counted: true };
+            self.shared.tasks.spawn(worker.run(delivery));
+            return Ok(());
+        }
+        let routes = self.routes.load(Ordering::Relaxed);
+        let queue_max = routes.saturating_mul(self.shared.options.attempts_per_subscription_max);
+        if queue_max <= state.queue.len() {
+            return Err(Box::new(delivery));
+        }
+        state.queue.push_back(delivery);
+        Ok(())
+    }
+
+    pub(super) fn status(&self) -> EndpointStatus {
+        let state = self.state();
+        EndpointStatus {
+            endpoint: self.key.to_string(),
+            in_flight: state.workers - state.idle.len().min(state.workers),
+            queued: state.queue.len(),
+            last_outcome: state.last_outcome,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while the queue is held")
+    }
+}
+
+impl Worker {
+    async fn run(mut self, first: Delivery) {
+        let shared = Arc::clone(&self.pool.shared);
+        let out_of_time = async {
+            shared.stop.cancelled().await;
+            shared.clock.sleep(shared.options.stop_grace).await;
+        };
+        tokio::pin!(out_of_time);
+        let mut next = Some(first);
+        while let Some(delivery) = next {
+            tokio::select! {
+                biased; // What is done counts.
+                () = self.deliver(delivery) => {}
+                () = &mut out_of_time => return,
+            }
+            next = self.next().await;
+        }
+    }
+
+    /// The next delivery; `None` when it is time to end.
+    async fn next(&mut self) -> Option<Delivery> {
+        let shared = Arc::clone(&self.pool.shared);
+        let mut handed = {
+            let mut state = self.pool.state();
+            state.last_outcome = self.last_outcome;
+            if shared.stop.is_cancelled() {
+                state.queue.clear();
+                return None;
+            }
+            if let Some(delivery) = state.queue.pop_front() {
+                return Some(delivery);
+            }
+            let (hand_over, handed) = oneshot::channel();
+            state.idle.push(Idle { worker: self.number, hand_over });
+            handed
+        };
+        let idle_for = shared.clock.sleep(shared.options.idle_timeout);
+        tokio::pin!(idle_for);
+        loop {
+            tokio::select! {
+                biased; // A delivery first: it is ours already.
+                delivery = &mut handed => return delivery.ok(),
+                () = shared.stop.cancelled() => break,
+                () = closed(&mut self.connection) => self.connection = None,
+                () = &mut idle_for => break,
+            }
+        }
+        let mut state = self.pool.state();
+        if let Some(place) = state.idle.iter().position(|idle| idle.worker == self.number) {
+            // In one step, so that nobody counts on a worker that will never look at the queue again.
+            state.idle.remove(place);
+            state.workers -= 1;
+            self.counted = false;
+            return None;
+        }
+        drop(state);
+        // Handed over just before we left.
+        handed.try_recv().ok().filter(|_| !shared.stop.is_cancelled())
+    }
+
+    /// Does one attempt and reports it; then readies the connection for the next.
+    async fn deliver(&mut self, delivery: Delivery) {
+        let shared = Arc::clone(&self.pool.shared);
+        let Delivery { attempt, route, done } = delivery;
+        let key = attempt.key;
+        let name = Arc::clone(&attempt.subscription);
+        let guard = ReportPanic { key, done: &done };
+        let started = shared.clock.monotonic();
+        let mut deadline = shared.client.deadline();
+        let request = self.request(attempt, &route);
+        let answered = self.exchange(request, &mut deadline).await;
+        let latency = shared.clock.monotonic().saturating_sub(started);
+        let (outcome, status, rest) = match answered {
+            Ok((connection, response)) => {
+                let status = response.status();
+                let outcome = answer::outcome(status, response.headers(), shared.clock.now());
+                (outcome, Some(status.as_u16()), Some((connection, response.into_body())))
+            }
+            Err(outcome) => (outcome, None, None),
+        };
+        tracing::debug!(subscription = %name.name, event = %key.offset, ?outcome, ?latency, "attempt ended");
+        self.last_outcome = Some(outcome);
+        // An error means that the shard is gone, and with it everybody who wants to know.
+        let _ = done.send(Finished { key, outcome, status, latency }).await;
+        drop(guard);
+        if let Some((connection, body)) = rest {
+            self.connection = shared.client.finish(connection, body).await;
+        }
+    }
+
+    fn request(&self, attempt: Attempt, route: &Route) -> Outgoing {
+        let mut request = request::post(&self.pool.host, &route.target, attempt.content_type, attempt.body);
+        for (name, value) in &attempt.headers {
+            request::add_header(request.headers_mut(), name, value);
+        }
+        if route.signs_origin {
+            request::sign_origin(request.headers_mut(), &self.pool.shared.origin);
+        }
+        request
+    }
+
+    /// Sends on our connection, or on a new one.
+    ///
+    /// A connection that was closed while it was idle is the one failure that is not the attempt's: when
+    /// nothing of the request was written, it goes out again on a new connection, once.
+    async fn exchange(
+        &mut self,
+        mut request: Outgoing,
+        deadline: &mut Deadline<'_>,
+    ) -> Result<(Connection, Response<Incoming>), Outcome> {
+        loop {
+            let kept = self.take_connection().await;
+            let is_kept = kept.is_some();
+            let mut connection = if let Some(connection) = kept {
+                connection
+            } else {
+                let client = &self.pool.shared.client;
+                client.connect(&self.pool.key, &self.pool.lookups, deadline).await?
+            };
+            match deadline.race(connection.send(request)).await {
+                None => return Err(Outcome::TimedOut),
+                Some(Ok(response)) => return Ok((connection, response)),
+                Some(Err(SendFailure::NotSent(back))) if is_kept => request = *back,
+                Some(Err(_)) => return Err(Outcome::Unreachable),
+            }
+        }
+    }
+
+    /// The connection of the attempt before, if it is still good.
+    async fn take_connection(&mut self) -> Option<Connection> {
+        let mut connection = self.connection.take()?;
+        let age = self.pool.shared.clock.monotonic().saturating_sub(connection.opened());
+        (age < CONNECTION_AGE_MAX && connection.is_ready().await).then_some(connection)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if self.counted {
+            self.pool.state().workers -= 1;
+        }
+    }
+}
+
+/// Waits until the connection is closed; for ever without one.
+async fn closed(connection: &mut Option<Connection>) {
+    match connection {
+        Some(connection) => connection.closed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Reports an attempt that ended in a panic: its delivery would be in flight for ever.
+struct ReportPanic<'a> {
+    key: AttemptKey,
+    done: &'a mpsc::Sender<Finished>,
+}
+
+impl Drop for ReportPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let (key, outcome) = (self.key, Outcome::Unreachable);
+            // Full: then there is no way left to tell.
+            let _ = self.done.try_send(Finished { key, outcome, status: None, latency: Duration::ZERO });
+        }
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("key", &self.key).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,227 @@
+//! Asking an endpoint whether it agrees to be posted to (`push-delivery` contract, section 2).
+//!
+//! A subscription is somebody's claim that a URL wants events; the handshake lets the URL answer for itself,
+//! so that nobody can aim the broker at a stranger. Endpoints of the Event Grid schema return a code they were
+//! posted, those of the `CloudEvents` schema name our origin in a header.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use gridwire_core::event::DeliverySchema;
+use gridwire_core::limits;
+use gridwire_core::render;
+use gridwire_core::retry::Outcome;
+use gridwire_core::routing::{Handshake, HandshakeError};
+use gridwire_outside::{Clock, Rng};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use tokio::sync::Semaphore;
+
+use super::PushOptions;
+use super::client::{BodyEnd, Client, ReadBody};
+use super::endpoint::Endpoint;
+use super::request::{self, Outgoing};
+
+/// Tries when there is no answer, and the pause between them (`push-delivery` contract, section 2.1).
+const TRIES: usize = 3;
+const PAUSE: Duration = Duration::from_secs(5);
+/// Handshakes with one host in each window: enough for a person or a template, useless for an attack by way
+/// of us.
+const PER_HOST_MAX: usize = 10;
+const PER_HOST_WINDOW: Duration = Duration::from_secs(60);
+/// Hosts remembered in one window; beyond it handshakes are refused until some are forgotten.
+const HOSTS_MAX: usize = 10_000;
+
+const ALLOWED_ORIGIN: HeaderName = HeaderName::from_static("webhook-allowed-origin");
+const ALLOWED_RATE: HeaderName = HeaderName::from_static("webhook-allowed-rate");
+
+/// Does handshakes.
+#[derive(Debug)]
+pub(crate) struct Handshakes {
+    client: Arc<Client>,
+    clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
+    origin: HeaderValue,
+    answer_within: Duration,
+    allow_http: bool,
+    /// When each host was asked of late, in monotonic time.
+    recent: Mutex<HashMap<String, VecDeque<Duration>>>,
+}
+
+/// What came back.
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: ReadBody,
+}
+
+/// The name we show endpoints, fit for a header.
+pub(crate) fn origin_header(options: &PushOptions) -> HeaderValue {
+    request::header_value(&options.origin).unwrap_or_else(|| HeaderValue::from_static("gridwire"))
+}
+
+impl Handshakes {
+    pub(crate) fn new(
+        client: Arc<Client>,
+        clock: Arc<dyn Clock>,
+        rng: Arc<dyn Rng>,
+        origin: HeaderValue,
+        answer_within: Duration,
+        allow_http: bool,
+    ) -> Self {
+        Self { client, clock, rng, origin, answer_within, allow_http, recent: Mutex::default() }
+    }
+
+    /// Asks, up to [`TRIES`] times while there is no answer.
+    pub(crate) async fn validate(&self, handshake: &Handshake) -> Result<(), HandshakeError> {
+        let url = &handshake.webhook.url;
+        let endpoint = Endpoint::parse(url, self.allow_http).map_err(|error| HandshakeError::Forbidden {
+            endpoint: Endpoint::shown(url),
+            reason: error.to_string(),
+        })?;
+        let refused = |reason| HandshakeError::Refused { endpoint: endpoint.base.clone(), reason };
+        self.admit(&endpoint).map_err(refused)?;
+        let code = self.rng.uuid();
+        let mut tries = 1;
+        let answer = loop {
+            let request = self.request(handshake, &endpoint, &code);
+            match self.ask(&endpoint, request).await {
+                Ok(answer) => break answer,
+                Err(Outcome::TimedOut | Outcome::Unreachable) if tries < TRIES => tries += 1,
+                Err(Outcome::Forbidden) => {
+                    let reason = "its address is in a private, local or reserved network".to_owned();
+                    return Err(HandshakeError::Forbidden { endpoint: endpoint.base, reason });
+                }
+                Err(outcome) => return Err(refused(self.explain(outcome))),
+            }
+            self.clock.sleep(PAUSE).await;
+        };
+        let judged = match handshake.webhook.schema {
+            DeliverySchema::CloudEvent => judge_consent(&answer, &self.origin),
+            DeliverySchema::EventGrid | DeliverySchema::Custom => judge_response(&answer, &code),
+        };
+        judged.map_err(refused)
+    }
+
+    /// Counts a handshake with the host, or says why there may be none now.
+    fn admit(&self, endpoint: &Endpoint) -> Result<(), String> {
+        let now = self.clock.monotonic();
+        let mut recent = self.recent.lock().expect("no panic while the hosts are held");
+        recent.retain(|_, times| {
+            times.retain(|time| now.saturating_sub(*time) < PER_HOST_WINDOW);
+            !times.is_empty()
+        });
+        let host = endpoint.key.host.to_string();
+        if HOSTS_MAX <= recent.len() && !recent.contains_key(&host) {
+            return Err("too many endpoints are being validated; try again in a minute".to_owned());
+        }
+        let times = recent.entry(host).or_default();
+        if PER_HOST_MAX <= times.len() {
+            return Err(format!("its host was asked {PER_HOST_MAX} times in the last minute"));
+        }
+        times.push_back(now);
+        Ok(())
+    }
+
+    fn request(&self, handshake: &Handshake, endpoint: &Endpoint, code: &str) -> Outgoing {
+        if handshake.webhook.schema == DeliverySchema::CloudEvent {
+            return request::options(endpoint, &self.origin);
+        }
+        let id = self.rng.uuid();
+        let body = self.validation_event(handshake, &id, code);
+        let mut request = request::post(
+            &endpoint.key.host_header(),
+            &endpoint.path_and_query,
+            "application/json; charset=utf-8",
+            body,
+        );
+        for (name, value) in render::validation_headers(&handshake.subscription_name, &id) {
+            request::add_header(request.headers_mut(), name, &value);
+        }
+        request
+    }
+
+    /// The body of the `SubscriptionValidationEvent`. Without a `validationUrl`: validation by hand is not
+    /// offered.
+    fn validation_event(&self, handshake: &Handshake, id: &str, code: &str) -> Bytes {
+        let event = serde_json::json!([{
+            "id": id,
+            "topic": handshake.topic_resource_id,
+            "subject": "",
+            "data": { "validationCode": code },
+            "eventType": "Microsoft.EventGrid.SubscriptionValidationEvent",
+            "eventTime": self.clock.now().to_string(),
+            "metadataVersion": "1",
+            "dataVersion": "1",
+        }]);
+        event.to_string().into()
+    }
+
+    /// Sends on a connection of its own, and reads the answer.
+    async fn ask(&self, endpoint: &Endpoint, request: Outgoing) -> Result<Answer, Outcome> {
+        let mut deadline = self.client.deadline();
+        let lookups = Semaphore::new(1);
+        let mut connection = self.client.connect(&endpoint.key, &lookups, &mut deadline).await?;
+        let sent = deadline.race(connection.send(request)).await.ok_or(Outcome::TimedOut)?;
+        let (head, body) = sent.map_err(|_| Outcome::Unreachable)?.into_parts();
+        let reading = connection.read(body, limits::RESPONSE_BYTES_MAX);
+        let body = deadline.race(reading).await.ok_or(Outcome::TimedOut)?;
+        Ok(Answer { status: head.status, headers: head.headers, body })
+    }
+
+    fn explain(&self, outcome: Outcome) -> String {
+        match outcome {
+            Outcome::TimedOut => format!("it did not answer within {} seconds", self.answer_within.as_secs()),
+            Outcome::Unreachable => "it refused or closed the connection".to_owned(),
+            Outcome::Unresolved => "its name does not resolve".to_owned(),
+            Outcome::TlsFailed => "it has no TLS session with a trusted certificate to offer".to_owned(),
+            Outcome::Forbidden => "it may not be called".to_owned(),
+            Outcome::Accepted => "it answered".to_owned(),
+            Outcome::Answered { status, .. } => format!("it answered with status {status}"),
+        }
+    }
+}
+
+/// Event Grid schema: 200 with the code.
+fn judge_response(answer: &Answer, code: &str) -> Result<(), String> {
+    if answer.status != StatusCode::OK {
+        return Err(format!("it answered with status {} instead of 200", answer.status.as_u16()));
+    }
+    if answer.body.ended != BodyEnd::Complete {
+        return Err("its answer was cut off or too long".to_owned());
+    }
+    let body: Option<serde_json::Value> = serde_json::from_slice(&answer.body.bytes).ok();
+    match body.as_ref().and_then(|body| body.get("validationResponse")) {
+        Some(response) if response.as_str() == Some(code) => Ok(()),
+        Some(_) => Err("its `validationResponse` is not the code it was sent".to_owned()),
+        None => Err("its answer has no `validationResponse`".to_owned()),
+    }
+}
+
+/// `CloudEvents` schema: the header decides, whatever the status is.
+fn judge_consent(answer: &Answer, origin: &HeaderValue) -> Result<(), String> {
+    let mut origins = answer.headers.get_all(ALLOWED_ORIGIN).iter().peekable();
+    if origins.peek().is_none() {
+        let status = answer.status.as_u16();
+        return Err(format!("it answered with status {status} and without `WebHook-Allowed-Origin`"));
+    }
+    let names_us = |value: &HeaderValue| {
+        let value = value.as_bytes().trim_ascii();
+        value == b"*" || value.eq_ignore_ascii_case(origin.as_bytes())
+    };
+    if !origins.any(names_us) {
+        return Err("its `WebHook-Allowed-Origin` names somebody else".to_owned());
+    }
+    let is_zero = |value: &HeaderValue| {
+        let value = value.as_bytes().trim_ascii();
+        !value.is_empty() && value.iter().all(|byte| *byte == b'0')
+    };
+    if answer.headers.get_all(ALLOWED_RATE).iter().any(is_zero) {
+        return Err("its `WebHook-Allowed-Rate` is 0".to_owned());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
