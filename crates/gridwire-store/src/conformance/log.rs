@@ -57,14 +57,16 @@ async fn append(log: &dyn Log, topic: TopicNumber, events: &[(&str, &[u32])]) ->
     log.append_events(draft(topic, events)).await.expect("an open log takes events")
 }
 
-/// Everything from `from` to the durable end.
-async fn read_all(log: &dyn Log, from: Lsn) -> Vec<Frame> {
-    let (end, _) = log.position();
+/// Every retained frame.
+async fn read_all(log: &dyn Log) -> Vec<Frame> {
+    let retained: u64 = [ORDERS, INVOICES].map(|topic| log.end(topic).0 - log.start(topic).0).iter().sum();
     let mut frames: Vec<Frame> = Vec::new();
-    let mut next = from;
-    while next < end {
+    let (mut next, mut events) = (Lsn::ZERO, 0);
+    // Counted by events: a log may have positions without a frame, also at its end.
+    while events < retained {
         let read = log.read(next, 1 << 20).await.expect("what is there is readable");
         next = read.last().expect("a read shows at least one frame").lsn.next();
+        events += read.iter().map(|frame| u64::from(frame.count)).sum::<u64>();
         frames.extend(read);
     }
     frames
@@ -110,7 +112,7 @@ pub(super) async fn offsets_are_dense_and_in_order(open: OpenLog) {
     assert_eq!((log.start(ORDERS), log.end(ORDERS)), (Offset(0), Offset(3)));
     assert_eq!(log.end(INVOICES), Offset(1));
     let (end, newest) = log.position();
-    assert_eq!((end, newest), (second.lsn.next(), second.time));
+    assert!(second.lsn < end && second.time <= newest);
     assert!(end.0 <= log.health().durable, "what is answered is durable");
     close(log).await;
 }
@@ -120,7 +122,7 @@ pub(super) async fn a_batch_is_read_whole_and_unchanged(open: OpenLog) {
     let log = open();
     let batch = draft(ORDERS, &[("a", &[0, 3]), ("b", &[1]), ("c", &[0, 1, 500])]);
     let appended = log.append_events(batch.clone()).await.expect("an open log takes events");
-    let frames = read_all(&*log, Lsn::ZERO).await;
+    let frames = read_all(&*log).await;
     let [frame] = &frames[..] else { panic!("one frame was written, {} were read", frames.len()) };
     assert_eq!((frame.lsn, frame.first, frame.time), (appended.lsn, appended.first, appended.time));
     assert_eq!((frame.topic, frame.count), (ORDERS, 3));
@@ -151,6 +153,15 @@ pub(super) async fn a_read_waits_at_the_end(open: OpenLog) {
     let frames = log.read(appended.lsn.next(), 1 << 20).await.expect("what is there is readable");
     assert_eq!(frames[0].lsn, next.lsn);
     close(log).await;
+
+    // A restart may leave positions without a frame; a reader who comes to them waits as well.
+    let log = open();
+    let mut read = log.read(next.lsn.next(), 1 << 20);
+    assert!(poll_once(&mut read).await.is_none(), "there is nothing to read yet");
+    let appended = append(&*log, ORDERS, &[("c", &[0])]).await;
+    let frames = read.await.expect("what is there is readable");
+    assert_eq!(frames.iter().map(|frame| frame.lsn).collect::<Vec<_>>(), [appended.lsn]);
+    close(log).await;
 }
 
 /// A read ends near the size asked for, but shows at least one frame however small that is.
@@ -165,7 +176,7 @@ pub(super) async fn a_read_is_about_as_large_as_asked(open: OpenLog) {
     assert_eq!(one.len(), 1, "at least one");
     let some = log.read(Lsn::ZERO, 25_000).await.expect("what is there is readable");
     assert!((2..=3).contains(&some.len()), "about 25,000 bytes of frames of 10,000: {}", some.len());
-    assert_eq!(ids(&read_all(&*log, Lsn::ZERO).await).len(), 4);
+    assert_eq!(ids(&read_all(&*log).await).len(), 4);
     close(log).await;
 }
 
@@ -229,12 +240,12 @@ pub(super) async fn events_outlive_a_restart(open: OpenLog) {
     let log = open();
     append(&*log, ORDERS, &[("0", &[1]), ("1", &[2])]).await;
     append(&*log, INVOICES, &[("0", &[1])]).await;
-    let before = read_all(&*log, Lsn::ZERO).await;
+    let before = read_all(&*log).await;
     let newest = log.position().1;
     close(log).await;
 
     let log = open();
-    assert_eq!(ids(&read_all(&*log, Lsn::ZERO).await), ids(&before));
+    assert_eq!(ids(&read_all(&*log).await), ids(&before));
     assert_eq!((log.start(ORDERS), log.end(ORDERS)), (Offset(0), Offset(2)));
     assert!(newest <= log.position().1, "the newest time is known again");
     let next = append(&*log, ORDERS, &[("2", &[2])]).await;
@@ -374,7 +385,7 @@ async fn check_trimmed(log: &dyn Log, segments: &[SegmentInfo], start: Offset, l
     assert!(numbers(&log.segments()).starts_with(&numbers(segments)));
     assert_eq!((log.start(ORDERS), log.end(ORDERS)), (start, last.first.next()));
     assert_eq!((log.start(INVOICES), log.end(INVOICES)), (Offset(1), Offset(1)), "nothing retained");
-    let frames = read_all(log, Lsn::ZERO).await;
+    let frames = read_all(log).await;
     assert_eq!(frames[0].first, start, "a read from below starts at the oldest retained frame");
     assert_eq!(frames.last().map(|frame| frame.lsn), Some(last.lsn));
     let fetched = log.fetch(ORDERS, vec![Offset(0), start]).await.expect("what is there is readable");
@@ -404,7 +415,7 @@ pub(super) async fn concurrent_appends_are_all_there_once(open: OpenLog) {
         expected.push((ORDERS, appended.first.0, id.clone()));
     }
     expected.sort_by_key(|(_, offset, _)| *offset);
-    assert_eq!(ids(&read_all(&*log, Lsn::ZERO).await), expected);
+    assert_eq!(ids(&read_all(&*log).await), expected);
     close(log).await;
 }
 
