@@ -1,0 +1,252 @@
+//! Reading what is durable: frames in order, the positions of a subscription that is behind, single events.
+//!
+//! The tail cache answers the usual calls. The rest blocks on files and runs on two threads of its own
+//! ([`Readers`]), so that no task of the runtime waits for a disk.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender};
+use gridwire_core::ids::{Lsn, Offset, Slot, TopicNumber};
+use tokio::sync::{Semaphore, oneshot};
+
+use super::format::{Contents, FRAME_HEADER, FrameHeader};
+use super::segment::Segment;
+use super::shared::Shared;
+use crate::log::{Fetched, Frame, Matches, ReadError};
+
+/// Blocks whose index one scan consults: bounds how long a scan that finds nothing takes.
+const SCAN_BLOCKS_MAX: usize = 4;
+/// Bytes read ahead for single events: small, since the next one asked for may be far away.
+const FETCH_AHEAD: usize = 32 << 10;
+/// Reads waiting for a thread; more wait for their turn without a place in the queue.
+const JOBS_MAX: usize = 256;
+/// Enough to keep a disk busy while another read waits for an index to be built.
+const THREADS: usize = 2;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The threads that read from files; without threads, whoever asks does it.
+#[derive(Debug)]
+pub(crate) struct Readers {
+    jobs: Option<Sender<Job>>,
+    places: Arc<Semaphore>,
+}
+
+impl Readers {
+    pub(crate) fn inline() -> Self {
+        Self { jobs: None, places: Arc::new(Semaphore::new(JOBS_MAX)) }
+    }
+
+    /// Starts the threads; they end when the value is dropped and what waits is done.
+    pub(crate) fn start() -> std::io::Result<Self> {
+        let (jobs, queue) = crossbeam_channel::bounded::<Job>(JOBS_MAX);
+        for number in 0..THREADS {
+            let queue: Receiver<Job> = queue.clone();
+            std::thread::Builder::new().name(format!("log-reader-{number}")).spawn(move || {
+                for job in queue {
+                    // A panic ends the one read; its caller is told by the channel that closes.
+                    let _ = catch_unwind(AssertUnwindSafe(job));
+                }
+            })?;
+        }
+        Ok(Self { jobs: Some(jobs), places: Arc::new(Semaphore::new(JOBS_MAX)) })
+    }
+
+    /// Runs `job` off the runtime's threads. Cancel safe: a job that nobody waits for is done for nothing.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let Some(jobs) = &self.jobs else {
+            return job();
+        };
+        let gone = || ReadError::Io("the read was given up".to_owned());
+        // There is a place in the queue for each permit, so that sending never waits.
+        let place = self.places.clone().acquire_owned().await.map_err(|_| gone())?;
+        let (answer, answered) = oneshot::channel();
+        let job = move || {
+            let _ = answer.send(job());
+            drop(place);
+        };
+        jobs.try_send(Box::new(job)).map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+}
+
+fn io(error: &std::io::Error) -> ReadError {
+    ReadError::Io(error.to_string())
+}
+
+fn damaged(segment: &Segment, at: u64, what: &str) -> ReadError {
+    ReadError::Damaged { what: format!("segment {}, byte {at}: {what}", segment.number) }
+}
+
+/// The events of a frame at `offsets`, which ascend and are all within it.
+fn pick(frame: &Frame, offsets: &[Offset], into: &mut Vec<Fetched>) -> Option<()> {
+    let mut wanted = offsets.iter().peekable();
+    for stored in frame.view().events() {
+        while wanted.next_if_eq(&&stored.offset).is_some() {
+            let event = frame.body.slice_ref(stored.event_bytes()?);
+            into.push(Fetched { offset: stored.offset, time: frame.time, event });
+        }
+        if wanted.peek().is_none() {
+            break;
+        }
+    }
+    wanted.peek().is_none().then_some(())
+}
+
+fn frame_from(header: &FrameHeader, frame: &[u8]) -> Frame {
+    let FrameHeader { lsn, topic, first, count, time, .. } = *header;
+    // Its own allocation, so that one event held for long does not hold a whole stretch of the file.
+    let body = Bytes::copy_from_slice(&frame[FRAME_HEADER..]);
+    Frame { lsn: Lsn(lsn), topic, first, count, time, body }
+}
+
+/// The last block that begins at or before an LSN.
+fn block_of_lsn(contents: &Contents, lsn: u64) -> Option<usize> {
+    contents.blocks.partition_point(|block| block.lsn <= lsn).checked_sub(1)
+}
+
+/// The block that holds an offset which the segment holds.
+fn block_of_offset(contents: &Contents, topic: TopicNumber, offset: u64) -> Option<usize> {
+    contents.blocks.iter().rposition(|block| block.topics.get(&topic).is_some_and(|first| *first <= offset))
+}
+
+impl Shared {
+    fn files(&self) -> (&dyn gridwire_outside::Disk, &std::path::Path) {
+        (&*self.disk, &self.dir)
+    }
+
+    /// Event frames from `from` on, out of the files. Empty only when the frames from there on are not
+    /// durable or are marks.
+    pub(crate) fn read_files(&self, from: Lsn, bytes_max: usize) -> Result<Vec<Frame>, ReadError> {
+        let mut frames = Vec::new();
+        let mut from = from.0.max(self.first_lsn());
+        while frames.is_empty() {
+            let Some(segment) = self.segment_of(from) else { break };
+            let (block, end_at, end_lsn) = {
+                let contents = &segment.state().contents;
+                (block_of_lsn(contents, from), contents.end_at, contents.end_lsn)
+            };
+            let Some(block) = block else { break };
+            let mut at =
+                self.indexes.with(self.files(), &segment, block, |index| index.place_before(from))?;
+            let mut window = segment.window(end_at, bytes_max.clamp(FETCH_AHEAD, 1 << 20));
+            let mut bytes = 0;
+            while at < end_at && bytes < bytes_max.max(1) {
+                let Some((header, frame)) = window.frame(at).map_err(|error| io(&error))? else {
+                    return Err(damaged(&segment, at, "the frame is not valid"));
+                };
+                at += frame.len() as u64;
+                if from <= header.lsn && !header.is_mark() {
+                    bytes += frame.len();
+                    frames.push(frame_from(&header, frame));
+                }
+            }
+            from = end_lsn;
+        }
+        Ok(frames)
+    }
+
+    /// The next positions that a slot matched; see `Log::scan`.
+    pub(crate) fn scan_index(
+        &self,
+        topic: TopicNumber,
+        slot: Slot,
+        from: Offset,
+        max: usize,
+    ) -> Result<Matches, ReadError> {
+        let end = self.end(topic).0;
+        let mut found = Matches { matches: Vec::new(), next: from.0 };
+        for _ in 0..SCAN_BLOCKS_MAX {
+            if end <= found.next || found.matches.len() == max {
+                break;
+            }
+            let Some(segment) = self.segment_with(topic, Offset(found.next)) else { break };
+            let block = {
+                let contents = &segment.state().contents;
+                let Some(span) = contents.topics.get(&topic) else { break };
+                found.next = found.next.max(span.first); // What is below is not retained.
+                block_of_offset(contents, topic, found.next)
+            };
+            let Some(block) = block else { break };
+            let (matches, next) = (&mut found.matches, found.next);
+            let covered = self.indexes.with(self.files(), &segment, block, |index| {
+                index.matches(topic, slot, next, max, matches)
+            })?;
+            if covered == found.next && found.matches.len() < max {
+                return Err(damaged(&segment, 0, "the index does not cover what the segment holds"));
+            }
+            found.next = covered;
+        }
+        Ok(found)
+    }
+
+    /// The events at `offsets` that are in the tail cache; `rest` are those before, which are not.
+    pub(crate) fn fetch_tail<'o>(
+        &self,
+        topic: TopicNumber,
+        offsets: &'o [Offset],
+    ) -> Result<(&'o [Offset], Vec<Fetched>), ReadError> {
+        let mut events = Vec::new();
+        let tail = self.tail();
+        // Offsets that are not there yet are in no cache; below the end what is cached is a suffix.
+        let end = self.end(topic);
+        let known = &offsets[..offsets.partition_point(|offset| *offset < end)];
+        let cold = known.partition_point(|offset| tail.frame_of(topic, *offset).is_none());
+        let (rest, mut warm) = known.split_at(cold);
+        while let Some(frame) = warm.first().and_then(|first| tail.frame_of(topic, *first)) {
+            let frame_end = frame.first.0 + u64::from(frame.count);
+            let (own, later) = warm.split_at(warm.partition_point(|offset| offset.0 < frame_end));
+            pick(frame, own, &mut events)
+                .ok_or_else(|| ReadError::Damaged { what: format!("frame {}: malformed", frame.lsn) })?;
+            warm = later;
+        }
+        Ok((rest, events))
+    }
+
+    /// The events at `offsets`, out of the files. Those no longer retained are left out.
+    pub(crate) fn fetch_files(
+        &self,
+        topic: TopicNumber,
+        mut offsets: &[Offset],
+    ) -> Result<Vec<Fetched>, ReadError> {
+        let mut events = Vec::new();
+        while let Some(&first) = offsets.first() {
+            let Some(segment) = self.segment_with(topic, first) else { break };
+            let (start, block, end_at) = {
+                let contents = &segment.state().contents;
+                let Some(span) = contents.topics.get(&topic) else { break };
+                (span.first, block_of_offset(contents, topic, first.0), contents.end_at)
+            };
+            if first.0 < start {
+                offsets = &offsets[offsets.partition_point(|offset| offset.0 < start)..];
+                continue;
+            }
+            let Some(block) = block else { break };
+            let places: Vec<u64> = self.indexes.with(self.files(), &segment, block, |index| {
+                offsets.iter().map_while(|offset| index.place_of(topic, *offset)).collect()
+            })?;
+            if places.is_empty() {
+                return Err(damaged(&segment, 0, "the index does not cover what the segment holds"));
+            }
+            let (own, later) = offsets.split_at(places.len());
+            offsets = later;
+            let mut window = segment.window(end_at, FETCH_AHEAD);
+            let mut done = 0;
+            for frame_places in places.chunk_by(|a, b| a == b) {
+                let (at, wanted) = (frame_places[0], &own[done..done + frame_places.len()]);
+                done += frame_places.len();
+                let frame = window.frame(at).map_err(|error| io(&error))?;
+                let frame = frame.filter(|(header, _)| header.topic == topic);
+                let picked =
+                    frame.and_then(|(header, frame)| pick(&frame_from(&header, frame), wanted, &mut events));
+                picked.ok_or_else(|| damaged(&segment, at, "the frame is not valid"))?;
+            }
+        }
+        Ok(events)
+    }
+}
