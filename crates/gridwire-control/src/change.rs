@@ -247,6 +247,12 @@ impl Shared {
         AccessKey::new(STANDARD.encode(bytes))
     }
 
+    /// Reads anew and installs, each only if it has to be.
+    pub(crate) async fn catch_up(&self) -> Result<(), ApiError> {
+        self.refresh().await?;
+        self.install_if_needed().await
+    }
+
     async fn install_if_needed(&self) -> Result<(), ApiError> {
         let installed = self.state().installed;
         if installed { Ok(()) } else { self.install().await }
@@ -256,7 +262,10 @@ impl Shared {
     pub(crate) async fn install(&self) -> Result<(), ApiError> {
         self.install_table().await.map_err(|error| match error {
             InstallError::Stopping => unavailable("The broker is stopping."),
-            InstallError::Damaged { .. } => unavailable("The stored state is damaged."),
+            InstallError::Damaged { what } => {
+                tracing::error!(what, "the change is stored, but the broker could not put it in use");
+                unavailable("The change is stored, but the broker could not put it in use.")
+            }
         })
     }
 

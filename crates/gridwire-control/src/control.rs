@@ -170,6 +170,15 @@ impl Control {
         self.shared.install_table().await
     }
 
+    /// Brings memory and delivery port up to date after a change that failed half-way, and tells whether they
+    /// are. The next change does the same; this is for whoever sees [`Control::is_installed`] false and does
+    /// not want to wait for one.
+    pub async fn reconcile(&self) -> bool {
+        let _turn = self.shared.turn.lock().await;
+        // Failures are logged where they happen.
+        self.shared.catch_up().await.is_ok()
+    }
+
     /// Whether the delivery port has the latest table: part of readiness.
     pub fn is_installed(&self) -> bool {
         self.shared.state().installed && !self.shared.stale.load(Ordering::Acquire)

@@ -36,6 +36,8 @@ mod request;
 mod sealer;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use control::{Control, ControlError, Counts};
 pub use options::{ControlOptions, ManagementToken, PublicAddresses};

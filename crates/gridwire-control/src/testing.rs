@@ -9,16 +9,19 @@ use gridwire_core::routing::{
 };
 use gridwire_outside::Rng;
 use gridwire_store::{Resource, ResourceError, ResourceStore, Revision};
+use tokio::sync::Semaphore;
 
-/// Counts; never gives the same bytes twice.
+/// Counts; never gives the same bytes twice, whoever asks.
 #[derive(Debug, Default)]
-pub(crate) struct TestRng(AtomicU64);
+pub(crate) struct TestRng;
+
+static COUNT: AtomicU64 = AtomicU64::new(0);
 
 impl Rng for TestRng {
     fn fill(&self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
             // SplitMix64: any two counts give unlike bytes.
-            let mut word = self.0.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let mut word = COUNT.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             let word = (word ^ (word >> 31)).to_le_bytes();
@@ -157,13 +160,13 @@ impl ResourceStore for MemoryStore {
 }
 
 /// Remembers what it was asked, and answers as it was told.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct RecordingPort {
     state: Mutex<PortState>,
     /// When set, a handshake waits for a permit.
-    gate: Mutex<Option<Arc<tokio::sync::Semaphore>>>,
+    gate: Mutex<Option<Arc<Semaphore>>>,
     /// A permit for each handshake that has begun.
-    pub begun: Arc<tokio::sync::Semaphore>,
+    pub begun: Semaphore,
 }
 
 #[derive(Debug, Default)]
@@ -174,19 +177,13 @@ struct PortState {
     tables: Vec<Arc<RoutingTable>>,
 }
 
-impl Default for Gate {
-    fn default() -> Self {
-        Self(Arc::new(tokio::sync::Semaphore::new(0)))
-    }
-}
-
 /// Holds handshakes back until it is opened.
 #[derive(Debug)]
-pub(crate) struct Gate(pub Arc<tokio::sync::Semaphore>);
+pub(crate) struct Gate(pub Arc<Semaphore>);
 
 impl RecordingPort {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { begun: Arc::new(tokio::sync::Semaphore::new(0)), ..Self::default() })
+        Arc::new(Self { state: Mutex::default(), gate: Mutex::default(), begun: Semaphore::new(0) })
     }
 
     pub(crate) fn handshakes(&self) -> Vec<Handshake> {
@@ -210,7 +207,7 @@ impl RecordingPort {
     }
 
     pub(crate) fn close_gate(&self) -> Gate {
-        let gate = Gate::default();
+        let gate = Gate(Arc::new(Semaphore::new(0)));
         *self.gate.lock().unwrap() = Some(Arc::clone(&gate.0));
         gate
     }
