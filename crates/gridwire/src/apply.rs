@@ -210,7 +210,8 @@ async fn current(wanted: &Wanted, management: &Management) -> Result<Option<Valu
 }
 
 /// Where an event subscription of either tier keeps its webhook.
-const DESTINATIONS: [&str; 2] = ["/properties/destination", "/properties/deliveryConfiguration/push/destination"];
+const DESTINATIONS: [&str; 2] =
+    ["/properties/destination", "/properties/deliveryConfiguration/push/destination"];
 
 /// Members that only the server writes, at any depth.
 const READ_ONLY: &[&str] = &[
@@ -416,7 +417,11 @@ mod tests {
             json!({ "filter": { "subjectBeginsWith": "/eu/", "isSubjectCaseSensitive": false } }),
             &["filter.subjectBeginsWith"],
         );
-        check(json!({}), json!({ "filter": { "includedEventTypes": ["a"] } }), &["filter.includedEventTypes"]);
+        check(
+            json!({}),
+            json!({ "filter": { "includedEventTypes": ["a"] } }),
+            &["filter.includedEventTypes"],
+        );
     }
 
     #[test]

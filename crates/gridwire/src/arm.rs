@@ -81,7 +81,8 @@ pub(crate) struct NameError {
 fn names<const N: usize>(text: &str) -> Option<[&str; N]> {
     let parts: Vec<&str> = text.split('/').collect();
     let fine = |name: &&str| {
-        (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        (1..=64).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
     <[&str; N]>::try_from(parts).ok().filter(|parts| parts.iter().all(|name| fine(name)))
 }
@@ -101,13 +102,19 @@ impl Topic {
         if let Some([namespace, topic]) = names(text) {
             return Ok(Self::Namespace { namespace: namespace.to_owned(), topic: topic.to_owned() });
         }
-        Err(NameError { text: text.to_owned(), what: "a topic", example: "`orders`, or `shop/jobs` in a namespace" })
+        Err(NameError {
+            text: text.to_owned(),
+            what: "a topic",
+            example: "`orders`, or `shop/jobs` in a namespace",
+        })
     }
 
     pub(crate) fn id(&self, scope: &Scope) -> String {
         match self {
             Self::Custom { topic } => format!("{}/topics/{topic}", scope.provider()),
-            Self::Namespace { namespace, topic } => format!("{}/topics/{topic}", namespace_id(scope, namespace)),
+            Self::Namespace { namespace, topic } => {
+                format!("{}/topics/{topic}", namespace_id(scope, namespace))
+            }
         }
     }
 

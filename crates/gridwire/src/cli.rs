@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::bench::BenchArgs;
 use crate::command::{doctor, publish, pull, resources, tail};
 use crate::demo;
 use crate::output::Format;
@@ -83,14 +84,16 @@ pub(crate) enum Command {
     Tail(tail::TailArgs),
     /// Check that a server can run here, or that the running one is well
     Doctor(doctor::DoctorArgs),
+    /// Measure what a server can do
+    Bench(BenchArgs),
     /// Check, print or explain the configuration of `serve`
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Write a completion script for a shell
-    #[command(after_help = "Example:\n  gridwire completions bash > ~/.local/share/bash-completion/completions/gridwire")]
-    Completions {
-        shell: clap_complete::Shell,
-    },
+    #[command(
+        after_help = "Example:\n  gridwire completions bash > ~/.local/share/bash-completion/completions/gridwire"
+    )]
+    Completions { shell: clap_complete::Shell },
 }
 
 const SERVE_HELP: &str = "\

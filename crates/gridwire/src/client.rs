@@ -60,6 +60,11 @@ impl Base {
         Ok(base)
     }
 
+    /// A DNS name or an address, without brackets.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// `host:port`, as in a `Host` header.
     fn authority(&self) -> String {
         if self.host.contains(':') {
@@ -192,8 +197,7 @@ impl Client {
         let (parts, body) = request.into_parts();
         let mut request = Request::from_parts(parts, Full::new(body));
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-        *request.uri_mut() =
-            format!("{}{path}", self.base.path).parse().map_err(http::Error::from)?;
+        *request.uri_mut() = format!("{}{path}", self.base.path).parse().map_err(http::Error::from)?;
         if let Some(mut connection) = kept.take()
             && connection.is_open().await
         {

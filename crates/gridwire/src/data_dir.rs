@@ -136,8 +136,8 @@ impl DataDir {
     pub(crate) fn read_addresses(&self) -> anyhow::Result<Option<Addresses>> {
         let path = self.addresses_file();
         let Some(text) = read_if_there(&path)? else { return Ok(None) };
-        let addresses =
-            serde_json::from_str(&text).with_context(|| format!("failed to understand `{}`", path.display()))?;
+        let addresses = serde_json::from_str(&text)
+            .with_context(|| format!("failed to understand `{}`", path.display()))?;
         Ok(Some(addresses))
     }
 

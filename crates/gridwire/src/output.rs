@@ -122,7 +122,8 @@ impl Output {
 
 fn rows_as_json(headings: &[&str], rows: &[Vec<String>]) -> Value {
     let object = |row: &Vec<String>| {
-        let members = headings.iter().zip(row).map(|(key, cell)| ((*key).to_owned(), Value::from(cell.as_str())));
+        let members =
+            headings.iter().zip(row).map(|(key, cell)| ((*key).to_owned(), Value::from(cell.as_str())));
         Value::Object(members.collect())
     };
     Value::Array(rows.iter().map(object).collect())

@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde_json::json;
 use toml::de::{DeTable, DeValue};
 
+use crate::client::Base;
 use crate::data_dir::{self, check_token};
 
 /// One key of the configuration.
@@ -110,10 +111,31 @@ pub(crate) const KEYS: &[Key] = &[
         "names and addresses, separated by commas",
         "More names for the certificate that Gridwire makes itself.",
     ),
+    key(
+        "public.http",
+        None,
+        "",
+        "a URL such as http://grid.example.com:8080",
+        "How clients reach the http listener, when that is not its own address.",
+    ),
+    key(
+        "public.https",
+        None,
+        "",
+        "a URL such as https://grid.example.com:8443",
+        "How clients reach the https listener, when that is not its own address.",
+    ),
     key("tls.certificate", None, "", "a PEM file", "Your own certificate chain, instead of a local one."),
     key("tls.key", None, "", "a PEM file", "The key of tls.certificate."),
     key("delivery.allow_http", None, "false", SWITCH, "Webhooks may be plain http."),
     key("delivery.allow_loopback", None, "false", SWITCH, "Webhooks may be on this machine."),
+    key(
+        "delivery.allow_networks",
+        None,
+        "",
+        "networks such as 10.0.0.0/8, separated by commas",
+        "Private networks that webhooks may be in.",
+    ),
     key("log.format", Some("--log-format"), "plain", "plain or json", "How log lines are written."),
     key(
         "log.filter",
@@ -159,6 +181,10 @@ pub(crate) struct Settings {
     pub(crate) tls_files: Option<(PathBuf, PathBuf)>,
     pub(crate) allow_http: bool,
     pub(crate) allow_loopback: bool,
+    /// Each is an address, or one with a prefix length.
+    pub(crate) allow_networks: Vec<String>,
+    pub(crate) public_http: Option<Base>,
+    pub(crate) public_https: Option<Base>,
     pub(crate) log_format: LogFormat,
     pub(crate) log_filter: String,
 }
@@ -356,13 +382,18 @@ impl Layers {
                 check_token(text).ok().map(|()| Some(ManagementToken(text.to_owned())))
             }),
             tls_names: self.value("tls.names", |text| {
-                let names: Vec<String> =
-                    text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+                let names = list(text);
                 names.iter().all(|name| is_name(name)).then_some(names)
             }),
             tls_files: certificate.clone().zip(key.clone()),
             allow_http: self.value("delivery.allow_http", switch),
             allow_loopback: self.value("delivery.allow_loopback", switch),
+            allow_networks: self.value("delivery.allow_networks", |text| {
+                let networks = list(text);
+                networks.iter().all(|network| is_network(network)).then_some(networks)
+            }),
+            public_http: self.value("public.http", |text| public(text, false)),
+            public_https: self.value("public.https", |text| public(text, true)),
             log_format: self.value("log.format", |text| match text {
                 "plain" => Some(LogFormat::Plain),
                 "json" => Some(LogFormat::Json),
@@ -413,6 +444,28 @@ fn domain(text: &str) -> Option<Option<String>> {
         return Some(None);
     }
     (is_name(text) && !text.starts_with('*')).then(|| Some(text.to_ascii_lowercase()))
+}
+
+/// The base URL of a listener with this scheme.
+#[expect(clippy::option_option, reason = "the outer is whether the text is allowed, the inner the value")]
+fn public(text: &str, tls: bool) -> Option<Option<Base>> {
+    if text.is_empty() {
+        return Some(None);
+    }
+    text.parse::<Base>().ok().filter(|base| base.tls == tls).map(Some)
+}
+
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+/// `10.0.0.0/8`, `fd00::/8`, or one address.
+fn is_network(text: &str) -> bool {
+    let (address, prefix) =
+        text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+    let Ok(address) = address.parse::<std::net::IpAddr>() else { return false };
+    let bits: u8 = if address.is_ipv4() { 32 } else { 128 };
+    prefix.is_none_or(|prefix| prefix.parse::<u8>().is_ok_and(|prefix| prefix <= bits))
 }
 
 /// A DNS name, perhaps with a leading `*.`, or an IP address.
@@ -489,7 +542,11 @@ fn distance(one: &str, other: &str) -> usize {
 mod tests {
     use super::*;
 
-    fn settle(file: &str, environment: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Result<Settings, Report> {
+    fn settle(
+        file: &str,
+        environment: &[(&str, &str)],
+        flags: &[(&'static str, &str)],
+    ) -> Result<Settings, Report> {
         Layers::new(&Sources {
             file: Some(("g.toml".to_owned(), file.to_owned())),
             environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
@@ -521,7 +578,8 @@ mod tests {
     #[test]
     fn flags_win_over_the_environment_over_the_file_over_defaults() {
         let file = "[listen]\nhttp = \"127.0.0.1:1\"\nhttps = \"127.0.0.1:1\"\nadmin = \"127.0.0.1:1\"";
-        let environment = [("GRIDWIRE_LISTEN_HTTPS", "127.0.0.1:2"), ("GRIDWIRE_LISTEN_ADMIN", "127.0.0.1:2")];
+        let environment =
+            [("GRIDWIRE_LISTEN_HTTPS", "127.0.0.1:2"), ("GRIDWIRE_LISTEN_ADMIN", "127.0.0.1:2")];
         let settings = settle(file, &environment, &[("listen.admin", "127.0.0.1:3")]).unwrap();
         let ports = [settings.http.port(), settings.https.port(), settings.admin.port()];
         assert_eq!(ports, [1, 2, 3]);
@@ -561,7 +619,11 @@ mod tests {
 
     #[test]
     fn what_an_orchestrator_sets_is_not_ours() {
-        check("", &[("GRIDWIRE_PORT_8080_TCP", "tcp://10.0.0.1:8080"), ("GRIDWIRE_SERVICE_HOST", "10.0.0.1")], &[]);
+        check(
+            "",
+            &[("GRIDWIRE_PORT_8080_TCP", "tcp://10.0.0.1:8080"), ("GRIDWIRE_SERVICE_HOST", "10.0.0.1")],
+            &[],
+        );
     }
 
     #[test]
@@ -575,7 +637,9 @@ mod tests {
 
     #[test]
     fn durations_have_units() {
-        for (text, expect) in [("500ms", Some(500)), ("2m", Some(120_000)), ("10", None), ("99999h", None), ("", None)] {
+        for (text, expect) in
+            [("500ms", Some(500)), ("2m", Some(120_000)), ("10", None), ("99999h", None), ("", None)]
+        {
             assert_eq!(duration(text).map(|duration| duration.as_millis()), expect, "{text}");
         }
     }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use gridwire_outside::Clock;
 use gridwire_outside::system::{SystemClock, SystemNet};
 
 use crate::arm::{Management, Scope};
@@ -74,7 +73,8 @@ pub(crate) fn real_reach() -> Reach {
 impl TargetArgs {
     pub(crate) fn data_dir(&self) -> DataDir {
         // The variable by hand, because `serve` tells flag from variable when it reports a problem.
-        let variable = || std::env::var_os("GRIDWIRE_DATA_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+        let variable =
+            || std::env::var_os("GRIDWIRE_DATA_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
         DataDir::at(self.data_dir.clone().or_else(variable).unwrap_or_else(|| data_dir::DEFAULT.into()))
     }
 
@@ -87,9 +87,15 @@ impl TargetArgs {
             bail!("--subscription-id `{}` is not a UUID", self.subscription_id);
         }
         if !plain(&self.resource_group) {
-            bail!("--resource-group `{}` may hold letters, digits, `-`, `_` and `.` only", self.resource_group);
+            bail!(
+                "--resource-group `{}` may hold letters, digits, `-`, `_` and `.` only",
+                self.resource_group
+            );
         }
-        Ok(Scope { subscription_id: self.subscription_id.clone(), resource_group: self.resource_group.clone() })
+        Ok(Scope {
+            subscription_id: self.subscription_id.clone(),
+            resource_group: self.resource_group.clone(),
+        })
     }
 
     /// Finds the server. Nothing is connected yet.

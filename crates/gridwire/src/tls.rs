@@ -14,7 +14,8 @@ use std::sync::{Arc, RwLock};
 use anyhow::{Context, bail};
 use gridwire_core::time::Timestamp;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -167,7 +168,8 @@ impl Authority {
         let key = KeyPair::generate().context("failed to make the authority's key")?;
         let mut params = CertificateParams::default();
         // A mark of its own, for whoever meets two of them in one trust store.
-        let mark: String = key.public_key_raw().iter().rev().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let mark: String =
+            key.public_key_raw().iter().rev().take(4).map(|byte| format!("{byte:02x}")).collect();
         params.distinguished_name.push(DnType::CommonName, format!("Gridwire local authority {mark}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -382,7 +384,13 @@ mod tests {
     fn the_names_are_the_local_ones_the_base_domain_and_the_address() {
         let names = names(Some("grid.example"), "10.1.2.3".parse().unwrap(), &["Extra.example".into()]);
         let expect = [
-            "*.grid.example", "*.localhost", "10.1.2.3", "127.0.0.1", "::1", "extra.example", "grid.example",
+            "*.grid.example",
+            "*.localhost",
+            "10.1.2.3",
+            "127.0.0.1",
+            "::1",
+            "extra.example",
+            "grid.example",
             "localhost",
         ];
         assert_eq!(names.into_iter().collect::<Vec<_>>(), expect);

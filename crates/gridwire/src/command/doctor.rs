@@ -122,7 +122,11 @@ fn check_directory(dir: &DataDir) -> Vec<Finding> {
 fn check_free(free: u64) -> Finding {
     let shown = format!("{:.1} GiB free", to_gib(free));
     if free < FREE_BYTES_MIN {
-        return bad("free space", shown, "make room: without space new events are refused with 503 storage_full");
+        return bad(
+            "free space",
+            shown,
+            "make room: without space new events are refused with 503 storage_full",
+        );
     }
     good("free space", shown)
 }
@@ -164,7 +168,9 @@ async fn check_management(base: &Base, target: &TargetArgs) -> Vec<Finding> {
         Ok(answer) => answer,
         Err(error) => {
             let advice = match (&error, &trust) {
-                (ClientError::Tls { .. }, Trust::System) => "name the server's authority with --ca FILE".to_owned(),
+                (ClientError::Tls { .. }, Trust::System) => {
+                    "name the server's authority with --ca FILE".to_owned()
+                }
                 (ClientError::Tls { .. }, Trust::File(file)) => {
                     format!("is {} the authority of this server? --ca names another", file.display())
                 }

@@ -103,7 +103,10 @@ pub(crate) async fn run(args: &PublishArgs, target: &TargetArgs, output: Output)
         let count = events.len();
         let first = ids.first().map(|id| format!(", id {id}")).unwrap_or_default();
         let more = if ids.len() > 1 { " and following" } else { "" };
-        output.line(format_args!("published {count} event{} to {topic}{first}{more}", if count == 1 { "" } else { "s" }))?;
+        output.line(format_args!(
+            "published {count} event{} to {topic}{first}{more}",
+            if count == 1 { "" } else { "s" }
+        ))?;
     }
     Ok(())
 }

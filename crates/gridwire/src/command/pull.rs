@@ -86,7 +86,12 @@ impl Puller<'_> {
     }
 
     /// The answer to a settlement: which tokens succeeded and which failed, and why.
-    pub(crate) async fn settle(&self, operation: &str, query: &str, tokens: &[String]) -> anyhow::Result<Value> {
+    pub(crate) async fn settle(
+        &self,
+        operation: &str,
+        query: &str,
+        tokens: &[String],
+    ) -> anyhow::Result<Value> {
         let body = json!({ "lockTokens": tokens }).to_string();
         self.call(operation, query, Bytes::from(body), ANSWER_TIMEOUT).await
     }
@@ -145,7 +150,11 @@ pub(crate) async fn receive(args: &ReceiveArgs, target: &TargetArgs, output: Out
     let tokens = lock_tokens(&answer);
     if args.ack && !tokens.is_empty() {
         let settled = puller.settle("acknowledge", "", &tokens).await?;
-        report(&settled, "acknowledged", Output::remark, output)?;
+        // A remark: the events are the answer.
+        let said = report(&settled, "acknowledged", output)?;
+        if !output.is_json() {
+            output.remark(said);
+        }
     } else if !tokens.is_empty() && !output.is_json() {
         output.remark(format_args!(
             "these events are locked for you; settle them with\n  gridwire acknowledge {subscription} LOCK_TOKEN..."
@@ -185,11 +194,11 @@ pub(crate) async fn settle(
     if output.is_json() {
         output.json(&answer)?;
     }
-    let say = |output: Output, line: std::fmt::Arguments<'_>| {
-        // Standard output carries the answer; a closed pipe is noticed there when it is JSON.
-        let _ = output.line(line);
-    };
-    report(&answer, done, say, output)
+    let said = report(&answer, done, output)?;
+    if !output.is_json() {
+        output.line(said)?;
+    }
+    Ok(())
 }
 
 fn pull_subscription(text: &str) -> anyhow::Result<Subscription> {
@@ -212,17 +221,10 @@ pub(crate) fn lock_tokens(answer: &Value) -> Vec<String> {
         .collect()
 }
 
-/// Says what became of each token. An error when one failed, so that a script notices.
-fn report(
-    answer: &Value,
-    done: &str,
-    say: impl Fn(Output, std::fmt::Arguments<'_>),
-    output: Output,
-) -> anyhow::Result<()> {
+/// Tells the tokens that failed, and returns a sentence about those that succeeded. An error when one failed,
+/// so that a script notices.
+fn report(answer: &Value, done: &str, output: Output) -> anyhow::Result<String> {
     let succeeded = answer["succeededLockTokens"].as_array().map_or(0, Vec::len);
-    if !output.is_json() {
-        say(output, format_args!("{done} {succeeded} event{}", if succeeded == 1 { "" } else { "s" }));
-    }
     let failed = answer["failedLockTokens"].as_array().map(Vec::as_slice).unwrap_or_default();
     for entry in failed {
         let text = |value: &Value| printable(value.as_str().unwrap_or_default());
@@ -236,7 +238,7 @@ fn report(
     if !failed.is_empty() {
         bail!("{} of {} lock tokens failed", failed.len(), failed.len() + succeeded);
     }
-    Ok(())
+    Ok(format!("{done} {succeeded} event{}", if succeeded == 1 { "" } else { "s" }))
 }
 
 fn print_events(answer: &Value, with_tokens: bool, output: Output) -> anyhow::Result<()> {
@@ -297,9 +299,9 @@ mod tests {
             "failedLockTokens": [{ "lockToken": "b", "error": { "code": "TokenLost", "message": "Token has expired." } }],
         });
         let output = Output::new(Format::Json, true);
-        assert!(report(&answer, "acknowledged", |_, _| (), output).unwrap_err().to_string().contains("1 of 2"));
+        assert!(report(&answer, "acknowledged", output).unwrap_err().to_string().contains("1 of 2"));
         let fine = json!({ "succeededLockTokens": ["a"], "failedLockTokens": [] });
-        report(&fine, "acknowledged", |_, _| (), output).unwrap();
+        assert_eq!(report(&fine, "acknowledged", output).unwrap(), "acknowledged 1 event");
     }
 
     #[test]

@@ -153,7 +153,11 @@ pub(crate) async fn topic(command: &TopicCommand, target: &TargetArgs, output: O
         TopicCommand::List { namespace: None } => {
             let topics = management.list(&arm::list_in_group(scope, "topics")).await?;
             let row = |topic: &Value| {
-                vec![text(topic, "/name"), text(topic, "/properties/inputSchema"), text(topic, "/properties/endpoint")]
+                vec![
+                    text(topic, "/name"),
+                    text(topic, "/properties/inputSchema"),
+                    text(topic, "/properties/endpoint"),
+                ]
             };
             list(&topics, &["name", "schema", "endpoint"], row, output)
         }
@@ -170,7 +174,9 @@ pub(crate) async fn topic(command: &TopicCommand, target: &TargetArgs, output: O
         }
         TopicCommand::Show { topic } => show(&Topic::parse(topic)?.id(scope), topic, &target, output).await,
         TopicCommand::Keys { topic } => keys(&Topic::parse(topic)?.key_holder(scope), &target, output).await,
-        TopicCommand::Delete { topic } => delete(&Topic::parse(topic)?.id(scope), topic, &target, output).await,
+        TopicCommand::Delete { topic } => {
+            delete(&Topic::parse(topic)?.id(scope), topic, &target, output).await
+        }
     }
 }
 
@@ -341,7 +347,10 @@ fn topic_body(topic: &Topic, schema: InputSchema, retention: Option<u32>) -> any
         }
         return Ok(json!({ "properties": properties }));
     }
-    ensure!(retention.is_none(), "--retention is for topics of a namespace; custom topics keep events for a day");
+    ensure!(
+        retention.is_none(),
+        "--retention is for topics of a namespace; custom topics keep events for a day"
+    );
     let schema = match schema {
         InputSchema::CloudEvents => "CloudEventSchemaV1_0",
         InputSchema::EventGrid => "EventGridSchema",
@@ -391,8 +400,10 @@ fn subscription_body(
             })
         },
     );
-    let destination =
-        args.webhook.as_ref().map(|url| json!({ "endpointType": "WebHook", "properties": { "endpointUrl": url } }));
+    let destination = args
+        .webhook
+        .as_ref()
+        .map(|url| json!({ "endpointType": "WebHook", "properties": { "endpointUrl": url } }));
     let properties = if subscription.topic.is_namespace() {
         namespace_properties(args, filters, dead_letter, destination)?
     } else {
@@ -463,7 +474,8 @@ fn namespace_properties(
         delivery["eventTimeToLive"] = format!("PT{minutes}M").into();
     }
     if let Some(dead_letter) = dead_letter {
-        delivery["deadLetterDestinationWithResourceIdentity"] = json!({ "deadLetterDestination": dead_letter });
+        delivery["deadLetterDestinationWithResourceIdentity"] =
+            json!({ "deadLetterDestination": dead_letter });
     }
     let configuration = if let Some(destination) = destination {
         ensure!(args.lock.is_none(), "--lock is for subscriptions to receive from, and --webhook pushes");
@@ -512,13 +524,17 @@ fn filter(text: &str) -> anyhow::Result<Value> {
             };
             filter["values"] = values.split(',').map(range).collect::<anyhow::Result<Value>>()?;
         } else if kind.ends_with("In") {
-            filter["values"] =
-                values.split(',').map(|text| Ok(number(text)?.into())).collect::<anyhow::Result<Vec<Value>>>()?.into();
+            filter["values"] = values
+                .split(',')
+                .map(|text| Ok(number(text)?.into()))
+                .collect::<anyhow::Result<Vec<Value>>>()?
+                .into();
         } else {
             filter["value"] = number(values)?.into();
         }
     } else if operator.starts_with("Bool") {
-        filter["value"] = values.parse::<bool>().with_context(|| format!("`{values}` is not true or false"))?.into();
+        filter["value"] =
+            values.parse::<bool>().with_context(|| format!("`{values}` is not true or false"))?.into();
     } else {
         filter["values"] = values.split(',').map(|text| Value::from(text.trim())).collect();
     }
@@ -559,12 +575,18 @@ mod tests {
             "data.n NumberGreaterThan 1.5",
             Some(json!({ "operatorType": "NumberGreaterThan", "key": "data.n", "value": 1.5 })),
         );
-        check("data.n NumberIn 1,2", Some(json!({ "operatorType": "NumberIn", "key": "data.n", "values": [1, 2] })));
+        check(
+            "data.n NumberIn 1,2",
+            Some(json!({ "operatorType": "NumberIn", "key": "data.n", "values": [1, 2] })),
+        );
         check(
             "data.n NumberInRange 1..5,7..9",
             Some(json!({ "operatorType": "NumberInRange", "key": "data.n", "values": [[1, 5], [7, 9]] })),
         );
-        check("data.b BoolEquals true", Some(json!({ "operatorType": "BoolEquals", "key": "data.b", "value": true })));
+        check(
+            "data.b BoolEquals true",
+            Some(json!({ "operatorType": "BoolEquals", "key": "data.b", "value": true })),
+        );
         check("data.b IsNotNull", Some(json!({ "operatorType": "IsNotNull", "key": "data.b" })));
         check("data.b BoolEquals maybe", None);
         check("data.n NumberIn one", None);

@@ -83,11 +83,11 @@ pub(crate) async fn run(args: &TailArgs, target: &TargetArgs, output: Output) ->
     }
 }
 
-/// Where a subscription's deliveries are; a resource id is one escaped segment. Without `after`, the server
-/// answers with none and where the next will be.
+/// Where a subscription's deliveries are; a resource id is one escaped segment. Without `after`, nothing is
+/// after it, and the answer only tells where the next delivery will be.
 fn deliveries_path(key: &str, after: Option<u64>) -> String {
     let key = utf8_percent_encode(key, NON_ALPHANUMERIC);
-    let after = after.map_or_else(|| "latest".to_owned(), |after| after.to_string());
+    let after = after.unwrap_or(u64::MAX);
     format!("/gridwire/v1/subscriptions/{key}/deliveries?after={after}")
 }
 
@@ -105,11 +105,14 @@ fn describe(delivery: &Value, output: Output) -> String {
     let time = text("time");
     let time = time.split('T').nth(1).unwrap_or(&time).trim_end_matches('Z').to_owned();
     let mut line = format!("{}  {painted}  {}", output.dim(time), text("eventId"));
-    for (member, before, behind) in [("attempt", "attempt ", ""), ("status", "", ""), ("latencyMs", "", " ms")] {
+    for (member, before) in [("attempt", "attempt "), ("status", "")] {
         let value = text(member);
         if !value.is_empty() {
-            line.push_str(&format!("  {before}{value}{behind}"));
+            line.push_str(&format!("  {before}{value}"));
         }
+    }
+    if let Some(latency) = delivery["latencyMs"].as_f64() {
+        line.push_str(&format!("  {latency:.1} ms"));
     }
     line
 }
@@ -126,7 +129,7 @@ mod tests {
         assert_eq!(deliveries_path("7", Some(3)), "/gridwire/v1/subscriptions/7/deliveries?after=3");
         assert_eq!(
             deliveries_path("/a/b", None),
-            "/gridwire/v1/subscriptions/%2Fa%2Fb/deliveries?after=latest"
+            "/gridwire/v1/subscriptions/%2Fa%2Fb/deliveries?after=18446744073709551615"
         );
     }
 
@@ -135,6 +138,6 @@ mod tests {
         let delivery = json!({ "seq": 1, "time": "2026-11-22T20:19:38.054Z", "eventId": "e1", "attempt": 2,
                                "outcome": "Delivered", "status": 200, "latencyMs": 3 });
         let line = describe(&delivery, Output::new(Format::Table, true));
-        assert_eq!(line, "20:19:38.054  Delivered       e1  attempt 2  200  3 ms");
+        assert_eq!(line, "20:19:38.054  Delivered       e1  attempt 2  200  3.0 ms");
     }
 }

@@ -1,0 +1,380 @@
+//! The server: what it is made of, in which order it comes up and goes down.
+//!
+//! Up: take the data directory, bind every port, open the log and the resources, put broker and control
+//! together, install the routing table, and only then serve and tell the addresses. Down: stop accepting, let
+//! requests in flight finish within the grace period, stop delivering, flush and close the log. A log that has
+//! failed cannot keep its promises any more: then the process ends with [`LOG_FAILED`].
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use gridwire_broker::{Broker, BrokerOptions, BrokerParts, PushOptions};
+use gridwire_control::{Control, ControlOptions, ManagementToken, PublicAddresses, Sealer};
+use gridwire_core::routing::DeliveryPort;
+use gridwire_core::time::Timestamp;
+use gridwire_http::{Server, ServerOptions, Service};
+use gridwire_outside::system::{SystemClock, SystemDisk, SystemNet, SystemRng};
+use gridwire_outside::{Clock, Disk, DiskFile, Listener, Net, Rng};
+use gridwire_store::embedded::{EmbeddedLog, EmbeddedOptions, RedbResources};
+use gridwire_store::{Log, ResourceStore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::data_dir::{Addresses, DataDir};
+use crate::service::{Admin, Front};
+use crate::settings::Settings;
+use crate::tls::{self, ServerCertificate, Source};
+
+/// The exit code after the log has failed; an input/output error in `sysexits`.
+pub(crate) const LOG_FAILED: u8 = 74;
+
+/// How long the log may take to flush at the end.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at the wall clock.
+const WALL_PERIOD: Duration = Duration::from_secs(1);
+/// A difference from the wall clock that is worth a line in the log, in milliseconds.
+const WALL_DIFFERENCE_MAX: u64 = 1000;
+/// Looks at the wall clock between two looks at the certificate: half a day.
+const CERTIFICATE_PERIODS: u32 = 12 * 60 * 60;
+
+/// The real outside.
+#[derive(Debug)]
+struct Outside {
+    clock: Arc<SystemClock>,
+    rng: Arc<SystemRng>,
+    disk: Arc<SystemDisk>,
+    net: Arc<SystemNet>,
+}
+
+/// A server that is ready to serve, and does not yet.
+#[derive(Debug)]
+pub(crate) struct App {
+    outside: Outside,
+    data_dir: DataDir,
+    lock: Arc<dyn DiskFile>,
+    listeners: Listeners,
+    certificate: Arc<ServerCertificate>,
+    log: Arc<EmbeddedLog>,
+    broker: Arc<Broker>,
+    control: Arc<Control>,
+    token: String,
+    started: Timestamp,
+    dev: bool,
+    grace_period: Duration,
+}
+
+#[derive(Debug)]
+struct Listeners {
+    http: Box<dyn Listener>,
+    https: Box<dyn Listener>,
+    admin: Box<dyn Listener>,
+}
+
+impl Listeners {
+    async fn bind(net: &dyn Net, settings: &Settings) -> anyhow::Result<Self> {
+        let bind = async |key: &str, flag: &str, at: SocketAddr| {
+            net.listen(at).await.with_context(|| {
+                format!(
+                    "failed to listen on {at} for {key}; choose another address with {flag}, port 0 for any"
+                )
+            })
+        };
+        Ok(Self {
+            http: bind("http", "--http", settings.http).await?,
+            https: bind("https", "--https", settings.https).await?,
+            admin: bind("admin", "--admin", settings.admin).await?,
+        })
+    }
+
+    fn addresses(&self) -> anyhow::Result<[SocketAddr; 3]> {
+        let address = |listener: &dyn Listener| listener.local_addr().context("a listener has no address");
+        Ok([address(&*self.http)?, address(&*self.https)?, address(&*self.admin)?])
+    }
+}
+
+impl App {
+    /// Builds everything; when it returns, requests wait at the ports.
+    pub(crate) async fn build(settings: &Settings) -> anyhow::Result<Self> {
+        let outside = Outside {
+            clock: Arc::new(SystemClock::start()),
+            rng: Arc::new(SystemRng::new()),
+            disk: Arc::new(SystemDisk),
+            net: Arc::new(SystemNet),
+        };
+        let started = outside.clock.now();
+        let data_dir = DataDir::at(&settings.data_dir);
+        let lock = data_dir.take(&*outside.disk)?;
+        let secrets = data_dir.secrets(&*outside.rng)?;
+        let token = match &settings.management_token {
+            Some(token) => token.0.clone(),
+            None => data_dir.token(&*outside.rng)?,
+        };
+        let source = certificate_source(settings, &data_dir);
+        let prepared = source.prepare(started)?;
+        if let Some(reason) = &prepared.made_because {
+            tracing::info!(reason, until = %prepared.not_after, "made a server certificate");
+        }
+        let certificate = ServerCertificate::new(source, &prepared);
+        let listeners = Listeners::bind(&*outside.net, settings).await?;
+        let own = listeners.addresses()?;
+
+        let log = open_log(&outside, &data_dir).await?;
+        let resources = open_resources(&outside, &data_dir).await?;
+        let broker = Broker::start(BrokerParts {
+            log: Arc::clone(&log) as Arc<dyn Log>,
+            disk: Arc::clone(&outside.disk) as Arc<dyn Disk>,
+            clock: Arc::clone(&outside.clock) as Arc<dyn Clock>,
+            rng: Arc::clone(&outside.rng) as Arc<dyn Rng>,
+            net: Arc::clone(&outside.net) as Arc<dyn Net>,
+            data_dir: settings.data_dir.clone(),
+            token_secret: secrets.token,
+            options: broker_options(settings, own),
+        })?;
+        let control = Control::open(
+            resources,
+            Sealer::new(secrets.master),
+            Arc::clone(&broker) as Arc<dyn DeliveryPort>,
+            Arc::clone(&outside.clock) as Arc<dyn Clock>,
+            Arc::clone(&outside.rng) as Arc<dyn Rng>,
+            control_options(settings, own, &token),
+        )
+        .await
+        .context("failed to read the resources")?;
+        control.install().await.context("failed to put the resources in use")?;
+        let (dev, grace_period) = (settings.dev, settings.grace_period);
+        Ok(Self {
+            outside,
+            data_dir,
+            lock,
+            listeners,
+            certificate,
+            log,
+            broker,
+            control,
+            token,
+            started,
+            dev,
+            grace_period,
+        })
+    }
+
+    /// Serves.
+    pub(crate) fn spawn(self) -> anyhow::Result<Running> {
+        let addresses = self.listeners.addresses()?.map(|address| address.to_string());
+        let [http, https, admin] = addresses;
+        let acceptor = self.certificate.acceptor()?;
+        let token = ManagementToken::from_secret(&self.token);
+        let stop = CancellationToken::new();
+        let front: Arc<dyn Service> = Arc::new(Front::new(
+            Arc::clone(&self.broker),
+            Arc::clone(&self.control),
+            token,
+            &*self.outside.rng,
+        ));
+        let admin_service: Arc<dyn Service> = Arc::new(Admin {
+            broker: Arc::clone(&self.broker),
+            control: Arc::clone(&self.control),
+            dev: self.dev,
+            started: self.started,
+            stop: stop.clone(),
+        });
+        let options = ServerOptions { drain_timeout: self.grace_period, ..ServerOptions::default() };
+        let server = |listener, tls, service: &Arc<dyn Service>| Server {
+            listener,
+            tls,
+            service: Arc::clone(service),
+            clock: Arc::clone(&self.outside.clock) as Arc<dyn Clock>,
+            options: options.clone(),
+        };
+        let Listeners { http: plain, https: secure, admin: private } = self.listeners;
+        let (requests, upkeep) = (TaskTracker::new(), TaskTracker::new());
+        let end = CancellationToken::new();
+        requests.spawn(server(plain, None, &front).serve(stop.clone()));
+        requests.spawn(server(secure, Some(acceptor), &front).serve(stop.clone()));
+        // The admin listener answers to the end, so that the drain can be watched.
+        upkeep.spawn(server(private, None, &admin_service).serve(end.clone()));
+        upkeep.spawn(keep_up(Arc::clone(&self.outside.clock), Arc::clone(&self.certificate), end.clone()));
+        requests.close();
+        upkeep.close();
+        Ok(Running {
+            addresses: Addresses { http, https, admin },
+            data_dir: self.data_dir,
+            token: self.token,
+            lock: self.lock,
+            clock: self.outside.clock,
+            log: self.log,
+            broker: self.broker,
+            control: self.control,
+            grace_period: self.grace_period,
+            requests,
+            upkeep,
+            stop,
+            end,
+        })
+    }
+}
+
+/// A server that serves.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) addresses: Addresses,
+    pub(crate) data_dir: DataDir,
+    pub(crate) token: String,
+    /// Held until the end, so that no second server comes in.
+    lock: Arc<dyn DiskFile>,
+    clock: Arc<SystemClock>,
+    log: Arc<EmbeddedLog>,
+    broker: Arc<Broker>,
+    control: Arc<Control>,
+    grace_period: Duration,
+    requests: TaskTracker,
+    upkeep: TaskTracker,
+    stop: CancellationToken,
+    end: CancellationToken,
+}
+
+impl Running {
+    /// Done when the log has failed: the process must end with [`LOG_FAILED`]. Cancel safe.
+    pub(crate) async fn log_failed(&self) {
+        self.log.failed().await;
+    }
+
+    /// The clock, for whoever waits beside the server.
+    pub(crate) fn clock(&self) -> &Arc<SystemClock> {
+        &self.clock
+    }
+
+    /// Goes down in order; at most about the grace period.
+    pub(crate) async fn drain(self) {
+        if let Err(error) = self.data_dir.remove_addresses() {
+            tracing::warn!(error = format!("{error:#}"), "the addresses stay on file");
+        }
+        self.stop.cancel();
+        // What is quick finishes first. Then the broker stops, which also answers receivers that still wait.
+        tokio::select! {
+            () = self.requests.wait() => {}
+            () = self.clock.sleep(self.grace_period.min(Duration::from_secs(1))) => {}
+        }
+        self.broker.stop().await;
+        self.requests.wait().await;
+        tokio::select! {
+            () = self.control.drain() => {}
+            () = self.clock.sleep(self.grace_period) => {
+                tracing::warn!("a change of the resources was still under way at the end");
+            }
+        }
+        self.log.close(CLOSE_PATIENCE).await;
+        self.end.cancel();
+        self.upkeep.wait().await;
+        drop(self.lock);
+    }
+}
+
+fn certificate_source(settings: &Settings, data_dir: &DataDir) -> Source {
+    if let Some((certificate, key)) = &settings.tls_files {
+        return Source::Files { certificate: certificate.clone(), key: key.clone() };
+    }
+    let mut extra = settings.tls_names.clone();
+    extra.extend(settings.public_https.iter().map(|base| base.host().to_owned()));
+    let names = tls::names(settings.base_domain.as_deref(), settings.https.ip(), &extra);
+    Source::Local { dir: data_dir.clone(), names }
+}
+
+async fn open_log(outside: &Outside, data_dir: &DataDir) -> anyhow::Result<Arc<EmbeddedLog>> {
+    let disk: Arc<dyn Disk> = Arc::clone(&outside.disk) as _;
+    let clock: Arc<dyn Clock> = Arc::clone(&outside.clock) as _;
+    let rng = Arc::clone(&outside.rng);
+    let dir = data_dir.root().to_owned();
+    let opened = tokio::task::spawn_blocking(move || {
+        EmbeddedLog::open(disk, clock, &*rng, &dir, EmbeddedOptions::default())
+    });
+    opened
+        .await
+        .context("opening the log panicked")?
+        .with_context(|| format!("failed to open the log in `{}`", data_dir.root().display()))
+}
+
+async fn open_resources(outside: &Outside, data_dir: &DataDir) -> anyhow::Result<Arc<dyn ResourceStore>> {
+    let disk: Arc<dyn Disk> = Arc::clone(&outside.disk) as _;
+    let path: PathBuf = data_dir.resources_file();
+    let shown = path.display().to_string();
+    let opened = tokio::task::spawn_blocking(move || RedbResources::open(disk, &path));
+    let resources = opened
+        .await
+        .context("opening the resources panicked")?
+        .with_context(|| format!("failed to open the resources in `{shown}`"))?;
+    Ok(resources)
+}
+
+fn broker_options(settings: &Settings, own: [SocketAddr; 3]) -> BrokerOptions {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    BrokerOptions {
+        shards: if settings.shards == 0 { cores } else { settings.shards },
+        push: PushOptions {
+            allow_http: settings.dev || settings.allow_http,
+            allow_loopback: settings.dev || settings.allow_loopback,
+            allow_networks: settings.allow_networks.iter().filter_map(|text| text.parse().ok()).collect(),
+            own_addresses: own.to_vec(),
+            ..PushOptions::default()
+        },
+        base_domain: settings.base_domain.clone(),
+    }
+}
+
+fn control_options(settings: &Settings, own: [SocketAddr; 3], token: &str) -> ControlOptions {
+    let [http, https, _] = own;
+    // An unspecified address is no place to send anybody to.
+    let shown = |scheme: &str, address: SocketAddr| {
+        if address.ip().is_unspecified() {
+            format!("{scheme}://localhost:{}", address.port())
+        } else {
+            format!("{scheme}://{address}")
+        }
+    };
+    let public = |base: &Option<crate::client::Base>, scheme: &str, address| {
+        Some(base.as_ref().map_or_else(|| shown(scheme, address), ToString::to_string))
+    };
+    ControlOptions {
+        management_token: ManagementToken::from_secret(token),
+        public: PublicAddresses {
+            http: public(&settings.public_http, "http", http),
+            https: public(&settings.public_https, "https", https),
+            base_domain: settings.base_domain.clone(),
+        },
+        allow_http_webhooks: settings.dev || settings.allow_http,
+    }
+}
+
+/// Follows the wall clock, and keeps the certificate fresh.
+async fn keep_up(clock: Arc<SystemClock>, certificate: Arc<ServerCertificate>, end: CancellationToken) {
+    let mut was_off = false;
+    let mut periods = 0;
+    loop {
+        tokio::select! {
+            biased;
+            () = end.cancelled() => return,
+            () = clock.sleep(WALL_PERIOD) => {}
+        }
+        let difference = clock.follow_wall(WALL_PERIOD);
+        let is_off = difference.unsigned_abs() > WALL_DIFFERENCE_MAX;
+        if is_off && !was_off {
+            tracing::warn!(
+                milliseconds = difference,
+                "the wall clock differs from broker time, which now follows slowly"
+            );
+        }
+        was_off = is_off;
+        periods += 1;
+        if periods == CERTIFICATE_PERIODS {
+            periods = 0;
+            let (certificate, now) = (Arc::clone(&certificate), clock.now());
+            let renewed = tokio::task::spawn_blocking(move || certificate.renew(now)).await;
+            if let Ok(Err(error)) = renewed {
+                tracing::error!(error = format!("{error:#}"), "the server certificate could not be renewed");
+            }
+        }
+    }
+}

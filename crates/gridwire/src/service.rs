@@ -1,0 +1,239 @@
+//! What the listeners answer: which part of the program a path belongs to.
+//!
+//! The http and https listeners share one [`Front`]: management paths go to the control plane, the rest to
+//! the data plane. The admin listener has an [`Admin`]: health and metrics, no password.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use gridwire_broker::Broker;
+use gridwire_control::{Control, ManagementToken};
+use gridwire_core::api_error::{ApiError, ErrorCode};
+use gridwire_core::routing::BoxFuture;
+use gridwire_core::time::Timestamp;
+use gridwire_http::{Peer, Request, Response, Service};
+use gridwire_outside::Rng;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use tokio_util::sync::CancellationToken;
+
+use crate::process;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
+const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-client-request-id");
+/// Longer client request ids are not echoed.
+const CLIENT_REQUEST_ID_MAX: usize = 128;
+
+const WELCOME: &str = "\
+This is Gridwire, an event broker that speaks the Azure Event Grid protocol.
+
+Publish to a topic:      POST /{subscription}/{resource group}/topics/{topic}/api/events
+Publish to a namespace:  POST /{subscription}/{resource group}/namespaces/{namespace}/topics/{topic}:publish
+Manage resources:        /subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.EventGrid/...
+
+On the command line: gridwire --help
+";
+
+/// The service of the http and https listeners.
+pub(crate) struct Front {
+    broker: Arc<Broker>,
+    control: Arc<Control>,
+    token: ManagementToken,
+    ids: RequestIds,
+}
+
+impl fmt::Debug for Front {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Front").finish_non_exhaustive()
+    }
+}
+
+/// Request ids: a random prefix for this process and a running number, so that none costs a system call.
+struct RequestIds {
+    prefix: u64,
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    fn new(rng: &dyn Rng) -> Self {
+        Self { prefix: rng.next_u64(), next: AtomicU64::new(0) }
+    }
+
+    /// Written like a UUID.
+    fn next(&self) -> String {
+        let (high, low) = (self.prefix, self.next.fetch_add(1, Ordering::Relaxed));
+        format!(
+            "{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}",
+            high >> 32,
+            (high >> 16) & 0xffff,
+            high & 0xfff,
+            (low >> 48) & 0xfff,
+            low & 0xffff_ffff_ffff
+        )
+    }
+}
+
+impl Front {
+    pub(crate) fn new(
+        broker: Arc<Broker>,
+        control: Arc<Control>,
+        token: ManagementToken,
+        rng: &dyn Rng,
+    ) -> Self {
+        Self { broker, control, token, ids: RequestIds::new(rng) }
+    }
+
+    async fn answer(&self, request: Request, peer: Peer) -> Response {
+        let path = request.uri().path();
+        if path == "/" {
+            return welcome(request.method());
+        }
+        if Control::is_management_path(path) {
+            return self.control.handle(request, peer).await;
+        }
+        if is_inspection(path) && !bearer(request.headers()).is_some_and(|token| self.token.matches(token)) {
+            let message = "The management token is missing or wrong.";
+            return gridwire_http::error(&ApiError::new(ErrorCode::Unauthorized, message));
+        }
+        self.broker.handle(request, peer).await
+    }
+}
+
+impl Service for Front {
+    fn handle(&self, request: Request, peer: Peer) -> BoxFuture<'_, Response> {
+        Box::pin(async move {
+            let client_id = request.headers().get(CLIENT_REQUEST_ID).cloned();
+            let mut response = self.answer(request, peer).await;
+            let headers = response.headers_mut();
+            if !headers.contains_key(REQUEST_ID)
+                && let Ok(id) = HeaderValue::from_str(&self.ids.next())
+            {
+                headers.insert(REQUEST_ID, id);
+            }
+            if let Some(id) = client_id.filter(|id| id.len() <= CLIENT_REQUEST_ID_MAX) {
+                headers.entry(CLIENT_REQUEST_ID).or_insert(id);
+            }
+            response
+        })
+    }
+}
+
+/// Paths of the data plane that tell more than a topic's key may see. The escaped forms of the first segment
+/// are none of them: the data plane knows the plain one only where we do.
+fn is_inspection(path: &str) -> bool {
+    let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    first.contains('%') || first.eq_ignore_ascii_case("gridwire")
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim())
+}
+
+fn welcome(method: &Method) -> Response {
+    if method == Method::GET || method == Method::HEAD {
+        return gridwire_http::text(StatusCode::OK, WELCOME);
+    }
+    let message = "Publish to a topic's own path; GET / shows them.";
+    let error = ApiError::new(ErrorCode::MethodNotAllowed, message).with_allow("GET, HEAD");
+    gridwire_http::error(&error)
+}
+
+/// The service of the admin listener.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) control: Arc<Control>,
+    pub(crate) dev: bool,
+    pub(crate) started: Timestamp,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Admin {
+    fn readiness(&self) -> Result<(), String> {
+        if self.stop.is_cancelled() {
+            return Err("stopping".to_owned());
+        }
+        if !self.control.is_installed() {
+            return Err("the latest change of the resources is not in use yet".to_owned());
+        }
+        self.broker.readiness()
+    }
+
+    async fn answer(&self, request: Request) -> Response {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            let message = "The admin listener is only read from.";
+            return gridwire_http::error(
+                &ApiError::new(ErrorCode::MethodNotAllowed, message).with_allow("GET, HEAD"),
+            );
+        }
+        match request.uri().path() {
+            "/" => gridwire_http::text(
+                StatusCode::OK,
+                "/healthz  is the process alive\n/readyz   may requests come\n/metrics  numbers, for Prometheus\n",
+            ),
+            "/healthz" => gridwire_http::text(StatusCode::OK, "ok\n"),
+            "/readyz" => match self.readiness() {
+                Ok(()) if self.dev => gridwire_http::text(StatusCode::OK, "ready (development mode)\n"),
+                Ok(()) => gridwire_http::text(StatusCode::OK, "ready\n"),
+                Err(reason) => gridwire_http::text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+            },
+            "/metrics" => {
+                let mut page = self.broker.metrics().await;
+                page.push_str(&process::metrics(self.started));
+                let mut response = gridwire_http::text(StatusCode::OK, page);
+                let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+                response.headers_mut().insert(CONTENT_TYPE, kind);
+                response
+            }
+            _ => gridwire_http::error(&ApiError::new(
+                ErrorCode::NotFound,
+                "There is /healthz, /readyz and /metrics.",
+            )),
+        }
+    }
+}
+
+impl Service for Admin {
+    fn handle(&self, request: Request, _peer: Peer) -> BoxFuture<'_, Response> {
+        Box::pin(self.answer(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gridwire_outside::system::SystemRng;
+
+    use super::*;
+
+    #[test]
+    fn request_ids_look_like_uuids_and_differ() {
+        let ids = RequestIds::new(&SystemRng::new());
+        let (one, other) = (ids.next(), ids.next());
+        assert_ne!(one, other);
+        let lengths: Vec<usize> = one.split('-').map(str::len).collect();
+        assert_eq!(lengths, [8, 4, 4, 4, 12]);
+    }
+
+    #[test]
+    fn inspection_cannot_be_reached_by_another_spelling() {
+        for path in ["/gridwire/v1/x", "/GridWire/v1/x", "/%67ridwire/v1/x", "//gridwire/v1"] {
+            assert!(is_inspection(path), "{path}");
+        }
+        assert!(!is_inspection("/00000000-0000-0000-0000-000000000000/default/topics/t/api/events"));
+    }
+
+    #[test]
+    fn the_scheme_of_a_token_is_bearer() {
+        let check = |value: &'static str, expect: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, HeaderValue::from_static(value));
+            assert_eq!(bearer(&headers), expect, "{value}");
+        };
+        check("Bearer abc", Some("abc"));
+        check("bearer abc", Some("abc"));
+        check("SharedAccessKey abc", None);
+        check("abc", None);
+    }
+}
