@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gridwire_core::time::Timestamp;
-use gridwire_outside::{Disk, ManualClock, MemoryDisk};
+use gridwire_outside::{Clock, Disk, ManualClock, MemoryDisk, SeededRng};
 use gridwire_store::conformance::{OpenLog, OpenResources, log_suite, resource_suite};
-use gridwire_store::embedded::RedbResources;
+use gridwire_store::embedded::{EmbeddedLog, EmbeddedOptions, RedbResources};
 use gridwire_store::model::{ModelLog, ModelResources};
 
 #[tokio::test]
@@ -51,5 +51,29 @@ async fn the_redb_resources_conform() {
             })
         };
         resource_suite(&new_store).await;
+    }
+}
+
+#[tokio::test]
+async fn the_embedded_log_conforms() {
+    for threads in [false, true] {
+        let new_store = || -> OpenLog {
+            let disk = new_disk();
+            let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Timestamp::from_millis(1_000)));
+            let options = EmbeddedOptions {
+                segment_bytes: 2 << 20,
+                state_file_bytes: 1 << 20,
+                ballast_bytes: 0,
+                threads,
+                ..EmbeddedOptions::default()
+            };
+            Box::new(move || {
+                let disk = Arc::<MemoryDisk>::clone(&disk);
+                let rng = SeededRng::new(1);
+                EmbeddedLog::open(disk, Arc::clone(&clock), &rng, Path::new("/data"), options.clone())
+                    .expect("the store opens")
+            })
+        };
+        log_suite(&new_store).await;
     }
 }

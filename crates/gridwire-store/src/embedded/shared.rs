@@ -238,6 +238,8 @@ impl Shared {
                 segment
             };
             self.indexes.forget(segment.number);
+            let end = Lsn(segment.state().contents.end_lsn);
+            self.tail_mut().forget_before(end);
             if let Err(error) = self.let_go(segment) {
                 self.fail("remove a segment", &error);
                 return Err(AppendError::Failed);

@@ -30,17 +30,28 @@ impl Tail {
         self.bytes += frame.body.len() + OVERHEAD;
         self.topics.entry(frame.topic).or_default().push_back((frame.first, frame.lsn));
         self.frames.push_back(frame);
-        while self.bytes_max < self.bytes {
-            let Some(gone) = self.frames.pop_front() else { return };
-            self.bytes -= gone.body.len() + OVERHEAD;
-            self.from = gone.lsn.next();
-            if let Some(places) = self.topics.get_mut(&gone.topic) {
-                places.pop_front();
-                if places.is_empty() {
-                    self.topics.remove(&gone.topic);
-                }
+        while self.bytes_max < self.bytes && self.forget_first() {}
+    }
+
+    /// Forgets the frames before `lsn`: they were trimmed.
+    pub(crate) fn forget_before(&mut self, lsn: Lsn) {
+        while self.frames.front().is_some_and(|first| first.lsn < lsn) {
+            self.forget_first();
+        }
+        self.from = self.from.max(lsn);
+    }
+
+    fn forget_first(&mut self) -> bool {
+        let Some(gone) = self.frames.pop_front() else { return false };
+        self.bytes -= gone.body.len() + OVERHEAD;
+        self.from = gone.lsn.next();
+        if let Some(places) = self.topics.get_mut(&gone.topic) {
+            places.pop_front();
+            if places.is_empty() {
+                self.topics.remove(&gone.topic);
             }
         }
+        true
     }
 
     /// Frames from `from` on, about `bytes_max` of them; `None` when older ones are asked for than are here.
