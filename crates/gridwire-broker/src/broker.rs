@@ -24,8 +24,8 @@ use crate::metrics::{Metrics, Named};
 use crate::push::{Dispatcher, PushOptions};
 use crate::shards::{Outside, RecoveredShards, Shards};
 
-/// How long a stop waits for attempts in flight.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a stop waits: a little longer than the dispatcher lets attempts in flight go on.
+const STOP_PATIENCE: Duration = Duration::from_secs(12);
 
 /// How the broker runs.
 #[derive(Clone, Debug)]

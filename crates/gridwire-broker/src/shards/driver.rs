@@ -103,7 +103,8 @@ pub(super) struct Driver {
     commands: mpsc::Receiver<Command>,
     frames: mpsc::Receiver<Vec<Frame>>,
     finished: mpsc::Receiver<Finished>,
-    finished_sender: mpsc::Sender<Finished>,
+    /// Given to each attempt; `None` once nothing new is started.
+    finished_sender: Option<mpsc::Sender<Finished>>,
     /// Reads and dead letters under way.
     work: JoinSet<Done>,
     routes: HashMap<SubscriptionNumber, Arc<SubscriptionRoute>>,
@@ -135,7 +136,7 @@ impl Driver {
             commands,
             frames,
             finished,
-            finished_sender,
+            finished_sender: Some(finished_sender),
             work: JoinSet::new(),
             routes: HashMap::new(),
             waiters: HashMap::new(),
@@ -151,7 +152,7 @@ impl Driver {
             let due = self.shard.next_due();
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return self.drain().await,
                 Some(finished) = self.finished.recv() => self.attempted(&finished),
                 Some(command) = self.commands.recv() => self.command(command),
                 Some(done) = self.work.join_next(), if !self.work.is_empty() => self.worked(done),
@@ -164,6 +165,26 @@ impl Driver {
                 return;
             }
             self.let_out();
+        }
+    }
+
+    /// Stopping: nothing new is started, and attempts in flight are waited for, so that a clean stop repeats
+    /// none of them. The dispatcher bounds how long that can take. Requests that still wait are let go; their
+    /// clients are told that the server is stopping.
+    async fn drain(mut self) {
+        self.finished_sender = None;
+        self.work.abort_all();
+        while self.work.join_next().await.is_some() {}
+        self.waiters.clear();
+        while let Some(finished) = self.finished.recv().await {
+            self.attempted(&finished);
+            while let Ok(finished) = self.finished.try_recv() {
+                self.attempted(&finished);
+            }
+            if self.record().await.is_err() {
+                return;
+            }
+            self.out.effects.clear();
         }
     }
 
@@ -351,12 +372,13 @@ impl Driver {
     }
 
     fn start_attempts(&mut self, attempts: &[Attempting]) {
+        let Some(finished) = self.finished_sender.clone() else { return };
         // One read for all attempts of a subscription that start together.
         for group in attempts.chunk_by(|left, right| left.subscription == right.subscription) {
             let Some(route) = self.routes.get(&group[0].subscription) else { continue };
             let outside = Arc::clone(&self.outside);
             let mut start =
-                Box::pin(outside.attempt(Arc::clone(route), group.to_vec(), self.finished_sender.clone()));
+                Box::pin(outside.attempt(Arc::clone(route), group.to_vec(), finished.clone()));
             // Most events are in the cache of the log's tail: then this is done at once, without a task.
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
             match start.as_mut().poll(&mut context) {
