@@ -77,9 +77,9 @@ impl SlotIndex {
 
 impl TopicIndex {
     fn push(&mut self, frame: &FrameView<'_>, at: u32) -> Option<()> {
-        let mut event = u32::try_from(self.sizes.len()).ok()?;
+        let event = u32::try_from(self.sizes.len()).ok()?;
         self.frames.push(FramePlace { event, at, time: frame.time });
-        for stored in frame.events() {
+        for (event, stored) in (event..).zip(frame.events()) {
             self.sizes.push(u32::try_from(stored.event_bytes()?.len()).ok()?);
             let mut place = 0;
             for Slot(slot) in stored.matched()?.iter() {
@@ -96,7 +96,6 @@ impl TopicIndex {
                 }
                 place += 1;
             }
-            event += 1;
         }
         (self.sizes.len() as u64 == u64::from(frame.count) + frame.first.0 - self.first).then_some(())
     }

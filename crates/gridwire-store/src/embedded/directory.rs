@@ -8,6 +8,7 @@ use gridwire_outside::{Disk, DiskFile, OpenMode, Rng};
 
 use super::error::OpenError;
 use super::format::FORMAT_VERSION;
+use super::segment::Name;
 
 /// No sound `FORMAT` is larger.
 const FORMAT_BYTES_MAX: u64 = 4096;
@@ -36,7 +37,11 @@ impl Directory {
             let log = dir.join("log");
             // A missing file reads as an empty list too: a start may have been cut off before it was made.
             let old = if names.iter().any(|name| name == "log") { disk.list(&log) } else { Ok(Vec::new()) };
-            if old.map_err(OpenError::io("list", &log))?.iter().any(|name| name.ends_with(".seg")) {
+            if old
+                .map_err(OpenError::io("list", &log))?
+                .iter()
+                .any(|name| matches!(Name::parse(name), Name::Segment(_)))
+            {
                 let path = dir.join("FORMAT");
                 return Err(OpenError::damaged(&path, 0..0, "the file is missing and the log is not empty"));
             }

@@ -97,7 +97,7 @@ impl Indexes {
             } else {
                 let own = growing.take_if(|growing| growing.key == key);
                 let index = own.map_or_else(|| BlockIndex::new(covers.at, covers.lsn), |own| own.index);
-                self.complete(disk, dir, segment, block, index, covers)?
+                Self::complete(disk, dir, segment, block, index, covers)?
             };
             let index = self.keep(key, index);
             drop(growing);
@@ -125,13 +125,12 @@ impl Indexes {
         let Some(segment) = segment.upgrade() else { return };
         let Some((covers, true)) = extent(&segment, key.1) else { return };
         // A failure shows again when the block is next asked for.
-        if let Ok(index) = self.complete(disk, dir, &segment, key.1, index, covers) {
+        if let Ok(index) = Self::complete(disk, dir, &segment, key.1, index, covers) {
             self.keep(key, index);
         }
     }
 
     fn complete(
-        &self,
         disk: &dyn Disk,
         dir: &Path,
         segment: &Segment,

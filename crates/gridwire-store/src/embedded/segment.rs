@@ -31,7 +31,7 @@ impl Name {
         if let Some(place) = name.strip_prefix("spare-").and_then(|place| place.parse().ok()) {
             return Self::Spare(place);
         }
-        if name.ends_with(".new") { Self::Leftover } else { Self::Unknown }
+        if name.strip_suffix(".new").is_some() { Self::Leftover } else { Self::Unknown }
     }
 }
 

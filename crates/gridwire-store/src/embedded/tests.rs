@@ -80,6 +80,22 @@ fn now<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
+/// Appends drafts as one batch, which is one group of the writer.
+fn append_batch(log: &EmbeddedLog, drafts: Vec<FrameDraft>) -> Vec<Result<Appended, AppendError>> {
+    let Driver::Inline(writer) = &log.driver else { unreachable!("threads are off") };
+    let (batch, waiting): (Vec<_>, Vec<_>) = drafts
+        .into_iter()
+        .map(|draft| {
+            let (answer, answered) = oneshot::channel();
+            (Queued { draft, answer, weight: 0 }, answered)
+        })
+        .unzip();
+    for done in hold(writer).as_mut().expect("it is open").step(batch) {
+        done.send(&log.shared);
+    }
+    waiting.into_iter().map(|answered| now(answered).expect("each is answered")).collect()
+}
+
 fn append(log: &EmbeddedLog, name: &str, size: usize) -> Result<Appended, AppendError> {
     now(log.append_events(draft(TOPIC, name, size, &[&[0]])))
 }
@@ -421,12 +437,11 @@ fn a_full_disk_refuses_and_resumes_when_space_returns() {
     let log = open(&disk);
     fill_to(&log, 10, 500);
     // At every amount of space from now on.
-    for room in (0..200 << 10).step_by(5_000) {
+    for room in (0..150 << 10).step_by(11_000) {
         disk.set_capacity(Some(disk.used() + room));
         while append(&log, &log.end(TOPIC).to_string(), 500).is_ok() {}
         assert_eq!(append(&log, "refused", 500), Err(AppendError::StorageFull));
         assert!(log.health().full && !log.health().failed);
-        check_filled(&log);
         disk.set_capacity(None);
         append(&log, &log.end(TOPIC).to_string(), 500).expect("space is back");
         assert!(!log.health().full);
@@ -440,11 +455,11 @@ fn a_full_disk_refuses_and_resumes_when_space_returns() {
 #[test]
 fn a_write_that_finds_no_space_loses_nothing_and_does_not_fail_the_log() {
     for call in [Call::Write, Call::Allocate] {
-        for n in 1..40 {
+        for n in 1..25 {
             let disk = MemoryDisk::new();
             let log = open(&disk);
             disk.fail_nth(call, n, std::io::ErrorKind::StorageFull, false);
-            for _ in 0..200 {
+            for _ in 0..100 {
                 match append(&log, &log.end(TOPIC).to_string(), 1_500) {
                     Ok(_) | Err(AppendError::StorageFull) => {}
                     Err(error) => panic!("{call:?} {n}: {error}"),
@@ -478,20 +493,10 @@ fn a_full_queue_refuses_at_once() {
 fn the_writer_as_a_value_answers_each_append_of_a_batch_in_order() {
     let disk = MemoryDisk::new();
     let log = open(&disk);
-    let Driver::Inline(writer) = &log.driver else { unreachable!("threads are off") };
     let flushes = disk.calls(Call::Sync);
-    let mut waiting = Vec::new();
-    let batch = (0..20).map(|i| {
-        let (answer, answered) = oneshot::channel();
-        waiting.push(answered);
-        Queued { draft: draft(TOPIC, &i.to_string(), 100, &[&[0]]), answer, weight: 0 }
-    });
-    let batch = batch.collect();
-    for done in hold(writer).as_mut().unwrap().step(batch) {
-        done.send(&log.shared);
-    }
-    for (offset, answered) in (0..).zip(waiting) {
-        assert_eq!(now(answered).unwrap().unwrap().first, Offset(offset));
+    let drafts = (0..20).map(|i| draft(TOPIC, &i.to_string(), 100, &[&[0]])).collect();
+    for (offset, answer) in (0..).zip(append_batch(&log, drafts)) {
+        assert_eq!(answer.unwrap().first, Offset(offset));
     }
     // One for the new segment's header, one for the group.
     assert_eq!(disk.calls(Call::Sync) - flushes, 2);
@@ -550,51 +555,76 @@ fn recovery_reads_one_segment_whatever_the_backlog() {
     assert!(reads < segments * 3 + 20, "{reads} reads for {segments} segments");
 }
 
-/// Random appends, trims and restarts with power cuts; afterwards all that was answered must be there.
+/// What was answered with success, by topic and offset: the event's name and size.
+type Acknowledged = BTreeMap<(TopicNumber, u64), (String, usize)>;
+
+fn check_acknowledged(log: &EmbeddedLog, acknowledged: &Acknowledged) -> Result<(), String> {
+    for topic in (0..3).map(TopicNumber) {
+        let retained = (topic, log.start(topic).0)..=(topic, u64::MAX);
+        let expected: Vec<_> = acknowledged.range(retained).collect();
+        let offsets = expected.iter().map(|((_, offset), _)| Offset(*offset)).collect();
+        let events = now(log.fetch(topic, offsets)).map_err(|error| error.to_string())?;
+        if events.len() != expected.len() {
+            return Err(format!("{} of {} events are left", events.len(), expected.len()));
+        }
+        for (found, ((_, offset), (name, size))) in events.iter().zip(expected) {
+            let mut bytes = Vec::new();
+            event(name, *size).encode(&mut bytes);
+            if found.offset.0 != *offset || found.event != bytes {
+                return Err(format!("`{name}` is another event"));
+            }
+        }
+    }
+    let frames = read_all(log, Lsn(0));
+    let rises = |pair: &[Frame]| pair[0].lsn < pair[1].lsn && pair[0].time <= pair[1].time;
+    frames.windows(2).all(rises).then_some(()).ok_or_else(|| "frames are out of order".into())
+}
+
+/// A batch of frames for random topics; notes what is acknowledged.
+fn append_random(
+    log: &EmbeddedLog,
+    rng: &SeededRng,
+    tag: &str,
+    acknowledged: &mut Acknowledged,
+) -> Result<(), String> {
+    let size = usize::try_from(rng.below(2_000)).expect("it is small");
+    let (mut drafts, mut names) = (Vec::new(), Vec::new());
+    for frame in 0..=rng.below(3) {
+        let topic = TopicNumber(u32::try_from(rng.below(3)).expect("it is small"));
+        let (name, count) = (format!("{tag}-{frame}"), 1 + rng.below(3));
+        let matched: Vec<&[u32]> = (0..count).map(|_| &[0u32, 3][..]).collect();
+        drafts.push(draft(topic, &name, size, &matched));
+        names.push((topic, name, count));
+    }
+    for (answer, (topic, name, count)) in append_batch(log, drafts).into_iter().zip(names) {
+        let Ok(appended) = answer else { continue };
+        for index in 0..count {
+            let event = (format!("{name}-{index}"), size);
+            if acknowledged.insert((topic, appended.first.0 + index), event).is_some() {
+                return Err(format!("`{name}` was given an offset that was taken"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Random appends, trims, faults and restarts with power cuts; all that was answered must stay.
 fn run_with_crashes(seed: u64, plant_missing_flush: bool) -> Result<(), String> {
     let disk = MemoryDisk::new();
     let rng = SeededRng::new(seed);
     let options = EmbeddedOptions { plant_missing_flush, ..options() };
-    // By topic and offset: name and size.
-    let mut acknowledged: BTreeMap<(TopicNumber, u64), (String, usize)> = BTreeMap::new();
+    let mut acknowledged = Acknowledged::new();
     for round in 0..6 {
         let log = try_open(&disk, options.clone()).map_err(|error| error.to_string())?;
-        for ((topic, offset), (name, size)) in &acknowledged {
-            if *offset < log.start(*topic).0 {
-                continue;
-            }
-            let events = now(log.fetch(*topic, vec![Offset(*offset)])).map_err(|error| error.to_string())?;
-            let Some(found) = events.first() else { return Err(format!("`{name}` is lost")) };
-            let mut bytes = Vec::new();
-            event(name, *size).encode(&mut bytes);
-            if found.event != bytes {
-                return Err(format!("`{name}` is another event"));
-            }
-        }
-        let frames = read_all(&log, Lsn(0));
-        if frames.windows(2).any(|pair| pair[1].lsn <= pair[0].lsn || pair[1].time < pair[0].time) {
-            return Err("frames are out of order".into());
-        }
+        check_acknowledged(&log, &acknowledged)?;
         if rng.below(3) == 0 {
-            disk.fail_nth(Call::Any, rng.below(300), std::io::ErrorKind::Other, true);
+            disk.fail_nth(Call::Any, 1 + rng.below(200), std::io::ErrorKind::Other, true);
         }
-        for step in 0..rng.below(150) {
-            let topic = TopicNumber(u32::try_from(rng.below(3)).expect("it is small"));
-            let (name, count) = (format!("{seed}-{round}-{step}"), 1 + rng.below(3));
-            let size = usize::try_from(rng.below(3_000)).expect("it is small");
-            let matched: Vec<&[u32]> = (0..count).map(|_| &[0u32, 3][..]).collect();
-            if let Ok(appended) = now(log.append_events(draft(topic, &name, size, &matched))) {
-                for index in 0..count {
-                    let event = (format!("{name}-{index}"), size);
-                    if acknowledged.insert((topic, appended.first.0 + index), event).is_some() {
-                        return Err(format!("`{name}` was given an offset that was taken"));
-                    }
-                }
-            }
-            if rng.below(60) == 0
-                && let Some(segment) = log.segments().first()
-            {
-                let _ = now(log.trim(segment.end));
+        for step in 0..rng.below(60) {
+            append_random(&log, &rng, &format!("{seed}-{round}-{step}"), &mut acknowledged)?;
+            let oldest = log.segments().first().map(|segment| segment.end);
+            if let Some(end) = oldest.filter(|_| rng.below(30) == 0) {
+                let _ = now(log.trim(end));
             }
         }
         if rng.below(4) == 0 {
