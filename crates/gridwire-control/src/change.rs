@@ -155,19 +155,16 @@ impl Shared {
             return Ok(Turn::Done(self.state().resources.get(&document.address).cloned()));
         }
         let key = document.address.key();
+        if replaces.is_none() {
+            document.numbers = self.number(&document.address).await?;
+            if document.address.kind.keys {
+                document.keys = Some([self.new_key(), self.new_key()]);
+            }
+        }
+        let value = format::write(&document, &self.sealer, &*self.rng);
         let revision = match replaces {
-            Some(revision) => {
-                let value = format::write(&document, &self.sealer, &*self.rng);
-                self.store.update(&key, value, revision).await?
-            }
-            None => {
-                document.numbers = self.number(&document.address).await?;
-                if document.address.kind.keys {
-                    document.keys = Some([self.new_key(), self.new_key()]);
-                }
-                let value = format::write(&document, &self.sealer, &*self.rng);
-                self.store.create(&key, value).await?
-            }
+            Some(revision) => self.store.update(&key, value, revision).await?,
+            None => self.store.create(&key, value).await?,
         };
         let entry = {
             let mut state = self.state_mut();

@@ -314,7 +314,7 @@ impl Control {
                 let body = body::read(&head.headers, body).await?;
                 let operation = Operation::Write(Write { patch, body });
                 let entry = self.change(Change { address, operation, preconditions }, peer, ids).await?;
-                let status = if patch { kind.patch_status } else { StatusCode::CREATED.as_u16() };
+                let status = if patch { kind.patch.status } else { StatusCode::CREATED.as_u16() };
                 let status = StatusCode::from_u16(status).map_err(|_| internal())?;
                 let entry = entry.ok_or_else(internal)?;
                 self.show(&entry, form, status)

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::address::{Address, Form};
 use crate::facts::Facts;
-use crate::kinds::{Kind, Spec, Surroundings};
+use crate::kinds::{Beside, Kind, Spec, Surroundings};
 use crate::limits::{
     LOCATION_CHARS_MAX, RESOURCE_ID_BYTES_MAX, TAG_NAME_BYTES_MAX, TAG_VALUE_BYTES_MAX, TAGS_MAX,
 };
@@ -81,7 +81,7 @@ impl Envelope {
     /// Reads what `kind` has of it; what the body leaves out is taken from `base` (the old one in a PATCH).
     pub(crate) fn read(kind: &Kind, body: &Members<'_>, base: &Self) -> Result<Self, ApiError> {
         let mut envelope = base.clone();
-        if !kind.tracked {
+        if kind.envelope == Beside::Nothing {
             return Ok(envelope);
         }
         if let Some(location) = body.text("location")? {
@@ -101,7 +101,7 @@ impl Envelope {
         if let Some(identity) = body.object("identity")? {
             envelope.identity = Some(read_identity(&identity)?);
         }
-        if kind.sku {
+        if kind.envelope == Beside::TrackedWithSku {
             let sku = body.object("sku")?;
             let mut capacity = None;
             if let Some(sku) = sku {
@@ -114,7 +114,7 @@ impl Envelope {
     }
 
     fn show(&self, kind: &Kind, resource: &mut Map<String, Value>) {
-        if !kind.tracked {
+        if kind.envelope == Beside::Nothing {
             return;
         }
         resource.insert("location".into(), json!(self.location));

@@ -85,8 +85,8 @@ pub(crate) fn write(document: &Document, sealer: &Sealer, rng: &dyn Rng) -> Vec<
     let mut properties = Value::Object(document.spec.properties());
     for pointer in document.address.kind.sealed {
         if let Some(secret) = properties.pointer_mut(pointer) {
-            let sealed = sealer.seal(rng, &format!("{key}#{pointer}"), secret.to_string().as_bytes());
-            *secret = json!({ "sealed": sealed });
+            let text = sealer.seal(rng, &format!("{key}#{pointer}"), secret.to_string().as_bytes());
+            *secret = json!({ "sealed": text });
         }
     }
     let seal_key = |index: usize, access: &AccessKey| {
@@ -149,8 +149,8 @@ pub(crate) fn read(resource: Resource, sealer: &Sealer, resources: &Resources) -
     let mut properties = stored.properties;
     for pointer in kind.sealed {
         let Some(secret) = properties.pointer_mut(pointer) else { continue };
-        let sealed = secret["sealed"].as_str().ok_or_else(|| content("a secret of it is not sealed"))?;
-        let opened = sealer.open(&format!("{key}#{pointer}"), sealed)?;
+        let text = secret["sealed"].as_str().ok_or_else(|| content("a secret of it is not sealed"))?;
+        let opened = sealer.open(&format!("{key}#{pointer}"), text)?;
         *secret = serde_json::from_slice(&opened).map_err(FormatError::Json)?;
     }
     let ground = Ground { parent: parent.map(|parent| parent.facts()), existing: None };
@@ -201,8 +201,8 @@ fn key_place(key: &str, index: usize) -> String {
     format!("{key}#key{}", index + 1)
 }
 
-fn open_key(sealer: &Sealer, key: &str, index: usize, sealed: &str) -> Result<AccessKey, FormatError> {
-    let opened = sealer.open(&key_place(key, index), sealed)?;
+fn open_key(sealer: &Sealer, key: &str, index: usize, text: &str) -> Result<AccessKey, FormatError> {
+    let opened = sealer.open(&key_place(key, index), text)?;
     let text = String::from_utf8(opened).map_err(|_| content("an access key of it is not text"))?;
     Ok(AccessKey::new(text))
 }

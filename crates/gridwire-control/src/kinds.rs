@@ -64,6 +64,30 @@ pub(crate) enum Patch {
     Merge,
 }
 
+/// What a PATCH can do to a kind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PatchRule {
+    /// Of the answer.
+    pub status: u16,
+    /// Whether the body has the properties at its top.
+    pub flat: bool,
+    /// The properties that can be patched.
+    pub members: &'static [(&'static str, Patch)],
+}
+
+/// What a kind has beside its properties.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beside {
+    Nothing,
+    /// `location`, `tags` and `identity`.
+    Tracked,
+    /// And `sku`.
+    TrackedWithSku,
+}
+
+/// Reads the properties of a kind.
+type Read = fn(&Members<'_>, Ground<'_>) -> Result<Box<dyn Spec>, ApiError>;
+
 /// A rule for names, with the hosted service's way of refusing one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NameRule {
@@ -105,16 +129,10 @@ pub(crate) struct Kind {
     /// In messages: "the {noun} `orders`".
     pub noun: &'static str,
     pub name: NameRule,
-    /// Whether it has `location` and `tags`.
-    pub tracked: bool,
-    /// Whether `sku` is kept.
-    pub sku: bool,
+    pub envelope: Beside,
     /// Whether it can also be addressed as an extension of its parent.
     pub extension: bool,
-    pub patch_status: u16,
-    /// Whether the body of a PATCH has the properties at its top.
-    pub patch_flat: bool,
-    pub patch: &'static [(&'static str, Patch)],
+    pub patch: PatchRule,
     pub actions: &'static [Action],
     pub keys: bool,
     pub numbering: Numbering,
@@ -122,7 +140,7 @@ pub(crate) struct Kind {
     pub sealed: &'static [&'static str],
     /// How many there may be of one parent.
     pub siblings_max: Option<usize>,
-    pub read: fn(&Members<'_>, Ground<'_>) -> Result<Box<dyn Spec>, ApiError>,
+    pub read: Read,
 }
 
 impl Kind {
@@ -207,19 +225,20 @@ pub(crate) static TOPIC: Kind = Kind {
     type_name: "Microsoft.EventGrid/topics",
     noun: "topic",
     name: NameRule { subject: "Topic", chars_max: 50, reserved: &["Microsoft", "EventGrid", "System"] },
-    tracked: true,
-    sku: false,
+    envelope: Beside::Tracked,
     extension: false,
-    patch_status: 200,
-    patch_flat: false,
-    patch: &[
-        ("publicNetworkAccess", Patch::Replace),
-        ("inboundIpRules", Patch::Replace),
-        ("minimumTlsVersionAllowed", Patch::Replace),
-        ("disableLocalAuth", Patch::Replace),
-        ("dataResidencyBoundary", Patch::Replace),
-        ("eventTypeInfo", Patch::Replace),
-    ],
+    patch: PatchRule {
+        status: 200,
+        flat: false,
+        members: &[
+            ("publicNetworkAccess", Patch::Replace),
+            ("inboundIpRules", Patch::Replace),
+            ("minimumTlsVersionAllowed", Patch::Replace),
+            ("disableLocalAuth", Patch::Replace),
+            ("dataResidencyBoundary", Patch::Replace),
+            ("eventTypeInfo", Patch::Replace),
+        ],
+    },
     actions: &[Action::ListKeys, Action::RegenerateKey],
     keys: true,
     numbering: Numbering::Topic,
@@ -234,22 +253,23 @@ pub(crate) static TOPIC_SUBSCRIPTION: Kind = Kind {
     type_name: "Microsoft.EventGrid/topics/eventSubscriptions",
     noun: "event subscription",
     name: NameRule { subject: "Event subscription", chars_max: 64, reserved: &[] },
-    tracked: false,
-    sku: false,
+    envelope: Beside::Nothing,
     extension: true,
-    patch_status: 201,
-    patch_flat: true,
-    patch: &[
-        ("destination", Patch::InsteadOf("deliveryWithResourceIdentity")),
-        ("deliveryWithResourceIdentity", Patch::InsteadOf("destination")),
-        ("filter", Patch::Replace),
-        ("labels", Patch::Replace),
-        ("expirationTimeUtc", Patch::Replace),
-        ("eventDeliverySchema", Patch::Replace),
-        ("retryPolicy", Patch::Merge),
-        ("deadLetterDestination", Patch::InsteadOf("deadLetterWithResourceIdentity")),
-        ("deadLetterWithResourceIdentity", Patch::InsteadOf("deadLetterDestination")),
-    ],
+    patch: PatchRule {
+        status: 201,
+        flat: true,
+        members: &[
+            ("destination", Patch::InsteadOf("deliveryWithResourceIdentity")),
+            ("deliveryWithResourceIdentity", Patch::InsteadOf("destination")),
+            ("filter", Patch::Replace),
+            ("labels", Patch::Replace),
+            ("expirationTimeUtc", Patch::Replace),
+            ("eventDeliverySchema", Patch::Replace),
+            ("retryPolicy", Patch::Merge),
+            ("deadLetterDestination", Patch::InsteadOf("deadLetterWithResourceIdentity")),
+            ("deadLetterWithResourceIdentity", Patch::InsteadOf("deadLetterDestination")),
+        ],
+    },
     actions: &[Action::GetFullUrl, Action::GetDeliveryAttributes],
     keys: false,
     numbering: Numbering::Subscription,
@@ -264,17 +284,18 @@ pub(crate) static NAMESPACE: Kind = Kind {
     type_name: "Microsoft.EventGrid/namespaces",
     noun: "namespace",
     name: NameRule { subject: "Namespace", chars_max: 50, reserved: &[] },
-    tracked: true,
-    sku: true,
+    envelope: Beside::TrackedWithSku,
     extension: false,
-    patch_status: 200,
-    patch_flat: false,
-    patch: &[
-        ("topicSpacesConfiguration", Patch::Merge),
-        ("topicsConfiguration", Patch::Merge),
-        ("publicNetworkAccess", Patch::Replace),
-        ("inboundIpRules", Patch::Replace),
-    ],
+    patch: PatchRule {
+        status: 200,
+        flat: false,
+        members: &[
+            ("topicSpacesConfiguration", Patch::Merge),
+            ("topicsConfiguration", Patch::Merge),
+            ("publicNetworkAccess", Patch::Replace),
+            ("inboundIpRules", Patch::Replace),
+        ],
+    },
     actions: &[Action::ListKeys, Action::RegenerateKey],
     keys: true,
     numbering: Numbering::Nothing,
@@ -289,12 +310,9 @@ pub(crate) static NAMESPACE_TOPIC: Kind = Kind {
     type_name: "Microsoft.EventGrid/namespaces/topics",
     noun: "namespace topic",
     name: NameRule { subject: "Namespace topic", chars_max: 50, reserved: &[] },
-    tracked: false,
-    sku: false,
+    envelope: Beside::Nothing,
     extension: false,
-    patch_status: 200,
-    patch_flat: false,
-    patch: &[("eventRetentionInDays", Patch::Replace)],
+    patch: PatchRule { status: 200, flat: false, members: &[("eventRetentionInDays", Patch::Replace)] },
     actions: &[Action::ListKeys, Action::RegenerateKey],
     keys: true,
     numbering: Numbering::Topic,
@@ -309,17 +327,18 @@ pub(crate) static NAMESPACE_SUBSCRIPTION: Kind = Kind {
     type_name: "Microsoft.EventGrid/namespaces/topics/eventSubscriptions",
     noun: "event subscription",
     name: NameRule { subject: "Event subscription", chars_max: 50, reserved: &[] },
-    tracked: false,
-    sku: false,
+    envelope: Beside::Nothing,
     extension: false,
-    patch_status: 200,
-    patch_flat: false,
-    patch: &[
-        ("deliveryConfiguration", Patch::Merge),
-        ("eventDeliverySchema", Patch::Replace),
-        ("filtersConfiguration", Patch::Replace),
-        ("expirationTimeUtc", Patch::Replace),
-    ],
+    patch: PatchRule {
+        status: 200,
+        flat: false,
+        members: &[
+            ("deliveryConfiguration", Patch::Merge),
+            ("eventDeliverySchema", Patch::Replace),
+            ("filtersConfiguration", Patch::Replace),
+            ("expirationTimeUtc", Patch::Replace),
+        ],
+    },
     actions: &[Action::GetFullUrl, Action::GetDeliveryAttributes],
     keys: false,
     numbering: Numbering::Subscription,

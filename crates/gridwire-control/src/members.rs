@@ -89,13 +89,11 @@ impl<'a> Members<'a> {
         choices: &[(&'static str, T)],
     ) -> Result<Option<T>, ApiError> {
         let Some(text) = self.text(name)? else { return Ok(None) };
-        match choices.iter().find(|(known, _)| known.eq_ignore_ascii_case(text)) {
-            Some((_, value)) => Ok(Some(*value)),
-            None => {
-                let known: Vec<_> = choices.iter().map(|(known, _)| format!("`{known}`")).collect();
-                Err(self.wrong(name, &format!("one of {}", known.join(", "))))
-            }
+        if let Some((_, value)) = choices.iter().find(|(known, _)| known.eq_ignore_ascii_case(text)) {
+            return Ok(Some(*value));
         }
+        let known: Vec<_> = choices.iter().map(|(known, _)| format!("`{known}`")).collect();
+        Err(self.wrong(name, &format!("one of {}", known.join(", "))))
     }
 }
 

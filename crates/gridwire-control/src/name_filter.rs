@@ -1,4 +1,4 @@
-//! `$filter` of the lists: OData on `name` alone - `contains(name,'x')`, `eq`, `ne`, `and`, `or`, `not`.
+//! `$filter` of the lists: `OData` on `name` alone - `contains(name,'x')`, `eq`, `ne`, `and`, `or`, `not`.
 
 use gridwire_core::api_error::{ApiError, ErrorCode};
 

@@ -105,7 +105,7 @@ pub(crate) fn plan(
         },
     };
     let ground = Ground { parent: parent.map(|parent| parent.facts()), existing: existing.map(Entry::facts) };
-    let at = if write.patch && kind.patch_flat { "" } else { "properties" };
+    let at = if write.patch && kind.patch.flat { "" } else { "properties" };
     let spec = (kind.read)(&Members::new(&properties, at), ground)?;
     let Judgement { now, allow_http_webhooks } = judgement;
     spec.admit(Admission { ground, now, allow_http_webhooks })?;
@@ -209,9 +209,9 @@ fn patched(
 ) -> Result<Map<String, Value>, ApiError> {
     let top = Members::new(body, "");
     let wrapped = top.object("properties")?.is_some();
-    let named = kind.patch.iter().any(|(name, _)| body.contains_key(*name));
+    let named = kind.patch.members.iter().any(|(name, _)| body.contains_key(*name));
     // A flat PATCH that was wrapped after all is understood, rather than silently without effect.
-    let source = if kind.patch_flat && (named || !wrapped) {
+    let source = if kind.patch.flat && (named || !wrapped) {
         body
     } else {
         match body.get("properties").and_then(Value::as_object) {
@@ -219,7 +219,7 @@ fn patched(
             None => return Ok(properties),
         }
     };
-    for (name, how) in kind.patch {
+    for (name, how) in kind.patch.members {
         let Some(new) = source.get(*name) else { continue };
         match how {
             Patch::InsteadOf(other) if !new.is_null() => {

@@ -232,13 +232,10 @@ impl DeliveryPort for RecordingPort {
 
     fn install(&self, table: Arc<RoutingTable>) -> BoxFuture<'_, Result<(), InstallError>> {
         let mut state = self.state.lock().unwrap();
-        let outcome = match &state.install_failure {
-            Some(failure) => Err(failure.clone()),
-            None => {
-                state.tables.push(table);
-                Ok(())
-            }
-        };
+        let outcome = state.install_failure.clone().map_or(Ok(()), Err);
+        if outcome.is_ok() {
+            state.tables.push(table);
+        }
         Box::pin(std::future::ready(outcome))
     }
 }

@@ -211,7 +211,7 @@ fn webhook(url: &str) -> Value {
 }
 
 /// An event subscription with more properties.
-fn webhook_with(properties: Value) -> Value {
+fn webhook_with(properties: &Value) -> Value {
     let mut body = webhook("https://a.example/in");
     for (name, value) in properties.as_object().unwrap() {
         body["properties"][name] = value.clone();
@@ -220,7 +220,7 @@ fn webhook_with(properties: Value) -> Value {
 }
 
 /// A pull subscription with more in its queue.
-fn queue(queue: Value) -> Value {
+fn queue(queue: &Value) -> Value {
     json!({"properties": {"deliveryConfiguration": {"deliveryMode": "Queue", "queue": queue}}})
 }
 

@@ -150,8 +150,9 @@ impl Spec for EventSubscriptionSpec {
 /// Which schema can be delivered in which. Source: `publish` contract section 3.3.
 fn admit_schemas(input: InputSchema, delivery: DeliverySchema) -> Result<(), ApiError> {
     let possible = match (input, delivery) {
-        (_, DeliverySchema::CloudEvent) | (InputSchema::Custom, _) => true,
-        (InputSchema::EventGrid, DeliverySchema::EventGrid) => true,
+        (_, DeliverySchema::CloudEvent)
+        | (InputSchema::Custom, _)
+        | (InputSchema::EventGrid, DeliverySchema::EventGrid) => true,
         (InputSchema::EventGrid, DeliverySchema::Custom)
         | (InputSchema::CloudEvent, DeliverySchema::EventGrid | DeliverySchema::Custom) => false,
     };

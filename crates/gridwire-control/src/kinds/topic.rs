@@ -18,13 +18,15 @@ use crate::members::{Members, invalid, without_controls};
 const RESIDENCY: &[(&str, &str)] = &[("WithinGeopair", "WithinGeopair"), ("WithinRegion", "WithinRegion")];
 const EVENT_TYPE_MEMBERS: &[&str] = &["description", "displayName", "documentationUrl", "dataSchemaUrl"];
 
+/// Informational: by name of an event type, its documented members.
+type EventTypes = BTreeMap<String, Map<String, Value>>;
+
 #[derive(Debug)]
 struct TopicSpec {
     facts: TopicFacts,
     network: Network,
     data_residency: Option<&'static str>,
-    /// Informational: by name of the event type, the documented members.
-    event_types: Option<BTreeMap<String, Map<String, Value>>>,
+    event_types: Option<EventTypes>,
 }
 
 /// Reads the properties of a topic. Schema and mapping cannot be changed, so leaving them out of a later PUT
@@ -57,9 +59,7 @@ pub(super) fn read(properties: &Members<'_>, ground: Ground<'_>) -> Result<Box<d
     }))
 }
 
-fn read_event_types(
-    properties: &Members<'_>,
-) -> Result<Option<BTreeMap<String, Map<String, Value>>>, ApiError> {
+fn read_event_types(properties: &Members<'_>) -> Result<Option<EventTypes>, ApiError> {
     let Some(info) = properties.object("eventTypeInfo")? else { return Ok(None) };
     info.choice("kind", &[("Inline", ())])?;
     let mut types = BTreeMap::new();

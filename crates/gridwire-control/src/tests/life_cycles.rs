@@ -31,9 +31,9 @@ async fn a_topic_lives_from_put_to_delete() {
     let path = "~/topics/orders";
     assert_eq!(grid.get(path).await.expect(200).body, expected);
     grid.pass(Duration::from_secs(1)).await;
-    let patch =
+    let change =
         json!({"tags": {"c": "d"}, "properties": {"disableLocalAuth": true, "inputSchema": "Nonsense"}});
-    let patched = grid.call("PATCH", path, patch).await.expect(200);
+    let patched = grid.call("PATCH", path, change).await.expect(200);
     assert_eq!(patched.body["properties"]["disableLocalAuth"], true);
     assert_eq!(patched.body["tags"], json!({"c": "d"}));
     assert_eq!(patched.body["systemData"]["createdAt"], time);
@@ -81,7 +81,7 @@ async fn an_event_subscription_is_one_resource_in_both_forms() {
     let nested = "~/topics/orders/eventSubscriptions/audit";
     let scope = "~/topics/orders/providers/Microsoft.EventGrid/eventSubscriptions/audit";
 
-    let body = webhook_with(json!({"labels": ["x"], "filter": {"subjectBeginsWith": "a/"}}));
+    let body = webhook_with(&json!({"labels": ["x"], "filter": {"subjectBeginsWith": "a/"}}));
     let created = grid.call("PUT", scope, body).await.expect(201);
     assert_eq!(created.body["id"], format!("{topic}/providers/Microsoft.EventGrid/eventSubscriptions/audit"));
     assert_eq!(created.body["type"], "Microsoft.EventGrid/eventSubscriptions");
@@ -105,8 +105,8 @@ async fn an_event_subscription_is_one_resource_in_both_forms() {
     assert_eq!(properties["destination"], expected);
 
     // A flat PATCH changes what it names and asks the endpoint only when it is another.
-    let patch = json!({"retryPolicy": {"maxDeliveryAttempts": 5}, "labels": ["y"]});
-    let patched = grid.call("PATCH", nested, patch).await.expect(201);
+    let change = json!({"retryPolicy": {"maxDeliveryAttempts": 5}, "labels": ["y"]});
+    let patched = grid.call("PATCH", nested, change).await.expect(201);
     assert_eq!(
         patched.body["properties"]["retryPolicy"],
         json!({"maxDeliveryAttempts": 5, "eventTimeToLiveInMinutes": 1440})
@@ -190,8 +190,8 @@ async fn a_destination_with_an_identity_and_one_without_take_each_others_place()
     let stored = grid.restarted().await.get(path).await.expect(200);
     assert_eq!(stored.body, created.body);
 
-    let patch = json!({"destination": destination, "deadLetterDestination": dead});
-    let patched = grid.call("PATCH", path, patch).await.expect(201);
+    let change = json!({"destination": destination, "deadLetterDestination": dead});
+    let patched = grid.call("PATCH", path, change).await.expect(201);
     let properties = &patched.body["properties"];
     assert_eq!(properties["deliveryWithResourceIdentity"], Value::Null);
     assert_eq!(properties["deadLetterWithResourceIdentity"], Value::Null);
@@ -219,8 +219,8 @@ async fn a_namespace_and_what_is_in_it_live_from_put_to_delete() {
         json!({"provisioningState": "Succeeded", "publisherType": "Custom",
             "inputSchema": "CloudEventSchemaV1_0", "eventRetentionInDays": 3})
     );
-    let patch = json!({"properties": {"eventRetentionInDays": 2}});
-    let patched = grid.call("PATCH", topic, patch).await.expect(200);
+    let change = json!({"properties": {"eventRetentionInDays": 2}});
+    let patched = grid.call("PATCH", topic, change).await.expect(200);
     assert_eq!(patched.body["properties"]["eventRetentionInDays"], 2);
 
     let path = "~/namespaces/ns1/topics/jobs/eventSubscriptions/work";
@@ -231,9 +231,9 @@ async fn a_namespace_and_what_is_in_it_live_from_put_to_delete() {
         json!({"deliveryMode": "Queue", "queue": {
             "receiveLockDurationInSeconds": 60, "maxDeliveryCount": 10, "eventTimeToLive": "P2D"}})
     );
-    let patch = json!({"properties": {"deliveryConfiguration": {"queue": {
+    let change = json!({"properties": {"deliveryConfiguration": {"queue": {
         "maxDeliveryCount": 3, "eventTimeToLive": "PT90M"}}}});
-    let patched = grid.call("PATCH", path, patch).await.expect(200);
+    let patched = grid.call("PATCH", path, change).await.expect(200);
     assert_eq!(
         patched.body["properties"]["deliveryConfiguration"]["queue"],
         json!({"receiveLockDurationInSeconds": 60, "maxDeliveryCount": 3, "eventTimeToLive": "PT90M"})
@@ -267,15 +267,15 @@ async fn a_namespace_topic_pushes_in_cloud_events() {
     assert_eq!(push["destination"]["properties"]["endpointBaseUrl"], "https://a.example/in");
     assert_eq!(push["deadLetterDestinationWithResourceIdentity"], dead);
     assert!(!created.body.to_string().contains("SECRET"));
-    let patch = json!({"properties": {"deliveryConfiguration": {"push": {"maxDeliveryCount": 2}}}});
-    let patched = grid.call("PATCH", path, patch).await.expect(200);
+    let change = json!({"properties": {"deliveryConfiguration": {"push": {"maxDeliveryCount": 2}}}});
+    let patched = grid.call("PATCH", path, change).await.expect(200);
     let push = &patched.body["properties"]["deliveryConfiguration"]["push"];
     assert_eq!(push["maxDeliveryCount"], 2);
     assert_eq!(push["eventTimeToLive"], "PT1H");
     assert_eq!(grid.port.handshakes().len(), 1);
     let full = grid.call("POST", &format!("{path}/getFullUrl"), ()).await.expect(200);
     assert_eq!(full.body["endpointUrl"], "https://a.example/in?k=SECRET");
-    let queue = queue(json!({}));
+    let queue = queue(&json!({}));
     let refused = grid.call("PUT", path, queue).await.expect(400);
     assert!(refused.message().contains("deliveryMode` cannot be updated"), "{}", refused.message());
 }
@@ -317,7 +317,7 @@ async fn everything_is_the_same_after_a_restart() {
     grid.put_subscription("orders", "audit").await;
     grid.put_namespace().await;
     let pull = "~/namespaces/ns1/topics/jobs/eventSubscriptions/work";
-    grid.call("PUT", pull, queue(json!({"receiveLockDurationInSeconds": 120}))).await.expect(201);
+    grid.call("PUT", pull, queue(&json!({"receiveLockDurationInSeconds": 120}))).await.expect(201);
     let restarted = grid.restarted().await;
     assert_eq!(restarted.control.counts(), grid.control.counts());
     for path in [

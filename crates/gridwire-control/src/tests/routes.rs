@@ -96,7 +96,7 @@ async fn a_namespace_routes_to_its_topics_by_its_own_and_their_keys() {
     let path = "~/namespaces/ns1/topics/jobs/eventSubscriptions/work";
     let dead = json!({"identity": {"type": "SystemAssigned"}, "deadLetterDestination": {
         "endpointType": "StorageBlob", "properties": {"resourceId": STORAGE, "blobContainerName": "letters"}}});
-    let body = queue(json!({"receiveLockDurationInSeconds": 120, "maxDeliveryCount": 3,
+    let body = queue(&json!({"receiveLockDurationInSeconds": 120, "maxDeliveryCount": 3,
         "deadLetterDestinationWithResourceIdentity": dead}));
     grid.call("PUT", path, body).await.expect(201);
     let table = grid.port.latest();
@@ -127,8 +127,8 @@ async fn a_namespace_routes_to_its_topics_by_its_own_and_their_keys() {
         table.namespaces[&place("ns1")].topics["jobs"].subscriptions["work"].policy.clone()
     };
     assert_eq!(policy(&grid).time_to_live, Duration::from_secs(7 * 86_400));
-    let patch = json!({"properties": {"deliveryConfiguration": {"queue": {"eventTimeToLive": "P5D"}}}});
-    grid.call("PATCH", path, patch).await.expect(200);
+    let change = json!({"properties": {"deliveryConfiguration": {"queue": {"eventTimeToLive": "P5D"}}}});
+    grid.call("PATCH", path, change).await.expect(200);
     grid.call("PATCH", topic_path, retention(2)).await.expect(200);
     assert_eq!(policy(&grid).time_to_live, Duration::from_secs(2 * 86_400));
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::limits::{DELIVERY_ATTRIBUTE_BYTES_MAX, DELIVERY_ATTRIBUTES_MAX};
 use crate::members::{Members, invalid};
 
-/// Header names that belong to the protocol, to CloudEvents, or to Gridwire.
+/// Header names that belong to the protocol, to `CloudEvents`, or to Gridwire.
 const RESERVED_NAMES: &[&str] =
     &["host", "transfer-encoding", "connection", "upgrade", "te", "trailer", "origin"];
 const RESERVED_PREFIXES: &[&str] = &["aeg-", "content-", "proxy-", "ce-", "webhook-"];
