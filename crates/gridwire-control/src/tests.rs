@@ -7,6 +7,7 @@ mod lists;
 mod refusals;
 mod routes;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ struct Grid {
     store: Arc<MemoryStore>,
     port: Arc<RecordingPort>,
     clock: Arc<ManualClock>,
+    /// Where its requests come from.
+    client: SocketAddr,
 }
 
 #[derive(Debug)]
@@ -100,7 +103,7 @@ impl Grid {
         )
         .await?;
         control.install().await.unwrap();
-        Ok(Self { control, store, port, clock })
+        Ok(Self { control, store, port, clock, client: ([127, 0, 0, 1], 5000).into() })
     }
 
     /// The same resources after a restart.
@@ -119,7 +122,7 @@ impl Grid {
     }
 
     async fn send_by(&self, request: Request<Body>, tls: bool) -> Answer {
-        let peer = Peer { address: "127.0.0.1:5000".parse().unwrap(), tls };
+        let peer = Peer { address: self.client, tls };
         let response = self.control.handle(request, peer).await;
         let (head, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();

@@ -1,5 +1,6 @@
 //! Refusing endpoints, failing stores, races and hang-ups.
 
+use gridwire_core::event::DeliverySchema;
 use gridwire_core::routing::{HandshakeError, InstallError};
 use gridwire_store::ResourceError;
 
@@ -79,6 +80,26 @@ async fn a_change_that_was_overtaken_is_judged_again() {
     let table = grid.port.latest();
     let topic = table.by_number.values().next().unwrap();
     assert_eq!(url, topic.subscriptions["audit"].webhook.as_ref().unwrap().url.as_str());
+}
+
+#[tokio::test]
+async fn a_consent_counts_only_for_what_was_asked() {
+    let grid = Grid::new().await;
+    grid.put_topic("orders").await;
+    let gate = grid.port.close_gate();
+    let slow = grid.call("PUT", PATH, webhook("https://a.example/in"));
+    let meanwhile = async {
+        grid.port.begun.acquire().await.unwrap().forget();
+        // The topic is another one now, whose events leave in another schema unless told otherwise.
+        grid.call("DELETE", "~/topics/orders", ()).await.expect(204);
+        let clouds = json!({"location": "local", "properties": {"inputSchema": "CloudEventSchemaV1_0"}});
+        grid.call("PUT", "~/topics/orders", clouds).await.expect(201);
+        gate.0.add_permits(2);
+    };
+    let (answer, ()) = tokio::join!(slow, meanwhile);
+    assert_eq!(answer.expect(201).body["properties"]["eventDeliverySchema"], "CloudEventSchemaV1_0");
+    let asked: Vec<_> = grid.port.handshakes().into_iter().map(|one| one.webhook.schema).collect();
+    assert_eq!(asked, [DeliverySchema::EventGrid, DeliverySchema::CloudEvent]);
 }
 
 #[tokio::test]
