@@ -1,0 +1,184 @@
+//! The program as a child process with a data directory of its own.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::client::{Answer, Request, send_once};
+use super::time::{now, wait_for};
+
+/// Starting is promised within two seconds; a test machine may be busy with something else.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// Requests in flight have ten seconds to finish after a stop signal, the logs some more to close.
+const STOP_LIMIT: Duration = Duration::from_secs(25);
+/// Lines of the program's output that a failed test shows.
+const LINES_SHOWN: usize = 40;
+
+pub(crate) struct Server {
+    // The directory outlives the process: it is removed after `Drop::drop` has reaped the child.
+    root: TempDir,
+    child: Option<Child>,
+    starts: u32,
+    pub(crate) http: SocketAddr,
+    pub(crate) https: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    /// Of the management API.
+    pub(crate) token: String,
+    /// From the start of the process to its addresses being told.
+    pub(crate) ready_after: Duration,
+}
+
+impl Server {
+    /// A server on an empty data directory.
+    pub(crate) fn start() -> Self {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut server = Self {
+            root: tempfile::Builder::new()
+                .prefix("gridwire-test-")
+                .tempdir()
+                .expect("a directory for the test"),
+            child: None,
+            starts: 0,
+            http: nowhere,
+            https: nowhere,
+            admin: nowhere,
+            token: String::new(),
+            ready_after: Duration::ZERO,
+        };
+        server.spawn();
+        server
+    }
+
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.root.path().join("data")
+    }
+
+    fn output(&self) -> PathBuf {
+        self.root.path().join(format!("output-{}", self.starts))
+    }
+
+    fn addresses_file(&self) -> PathBuf {
+        self.data_dir().join("addresses.json")
+    }
+
+    fn spawn(&mut self) {
+        assert!(self.child.is_none(), "the server runs already");
+        self.starts += 1;
+        // A killed server leaves it behind, and it would be taken for the new one's.
+        let _ = fs::remove_file(self.addresses_file());
+        let output = File::create(self.output()).expect("a file for the program's output");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gridwire"));
+        command.arg("serve").arg("--dev").arg("--data-dir").arg(self.data_dir());
+        for listener in ["--http", "--https", "--admin"] {
+            command.args([listener, "127.0.0.1:0"]);
+        }
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("GRIDWIRE_") {
+                command.env_remove(name);
+            }
+        }
+        let begun = now();
+        let child = command
+            .current_dir(self.root.path())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a second handle of the output"))
+            .stderr(output)
+            .spawn()
+            .expect("the program starts");
+        self.child = Some(child);
+        let addresses = wait_for("the addresses of the server", START_LIMIT, || {
+            let child = self.child.as_mut().expect("it was just put there");
+            if let Some(status) = child.try_wait().expect("the child can be asked") {
+                panic!("the server ended at its start ({status}):\n{}", tail(&self.output()));
+            }
+            let text = fs::read(self.addresses_file()).ok()?;
+            serde_json::from_slice::<serde_json::Value>(&text).ok()
+        });
+        self.ready_after = begun.elapsed();
+        let address = |name: &str| -> SocketAddr {
+            let text = addresses[name].as_str().unwrap_or_default();
+            text.parse().unwrap_or_else(|_| panic!("`{name}` is no address in {addresses}"))
+        };
+        (self.http, self.https, self.admin) = (address("http"), address("https"), address("admin"));
+        let token = fs::read_to_string(self.data_dir().join("management.token")).expect("a management token");
+        token.trim().clone_into(&mut self.token);
+    }
+
+    /// Kills the process without a warning, and waits until it is gone.
+    pub(crate) fn kill9(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("the server runs");
+        child.kill().expect("the child can be killed");
+        let status = child.wait().expect("the child can be reaped");
+        assert_eq!(status.signal(), Some(9), "the server ended by itself:\n{}", tail(&self.output()));
+        status
+    }
+
+    /// Asks the process to stop, and waits until it has; the answer also tells how long that took.
+    pub(crate) fn terminate(&mut self) -> (ExitStatus, Duration) {
+        let begun = now();
+        let child = self.child.as_ref().expect("the server runs");
+        kill_process(Pid::from_child(child), Signal::TERM).expect("the child can be signalled");
+        let status = wait_for("the end of the server after SIGTERM", STOP_LIMIT, || {
+            self.child.as_mut().expect("it runs").try_wait().expect("the child can be asked")
+        });
+        self.child = None;
+        (status, begun.elapsed())
+    }
+
+    /// Starts the process again on the same data directory.
+    pub(crate) fn restart(&mut self) {
+        self.spawn();
+    }
+
+    /// Whether the process still runs.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().ok().flatten().is_none())
+    }
+
+    /// One request to the http listener.
+    pub(crate) fn send(&self, request: &Request) -> Answer {
+        send_once(self.http, request)
+            .unwrap_or_else(|error| panic!("{} {}: {error}", request.method, request.path))
+    }
+
+    /// The metrics page.
+    pub(crate) fn metrics(&self) -> String {
+        let answer = send_once(self.admin, &Request::get("/metrics")).expect("the admin listener answers");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.text()
+    }
+
+    pub(crate) fn output_since(&self, begun: Instant) -> String {
+        format!("{:?} after: {}", begun.elapsed(), tail(&self.output()))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            show(&format!("the server's last lines:\n{}", tail(&self.output())));
+        }
+    }
+}
+
+/// For a failed test's reader.
+#[expect(clippy::print_stderr, reason = "a failed test is read on the terminal")]
+pub(crate) fn show(text: &str) {
+    eprintln!("{text}");
+}
+
+fn tail(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n")
+}
