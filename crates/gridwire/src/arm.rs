@@ -80,11 +80,11 @@ pub(crate) struct NameError {
 
 fn names<const N: usize>(text: &str) -> Option<[&str; N]> {
     let parts: Vec<&str> = text.split('/').collect();
-    let fine = |name: &&str| {
+    let fine = |name: &&str| -> bool {
         (1..=64).contains(&name.len())
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
-    <[&str; N]>::try_from(parts).ok().filter(|parts| parts.iter().all(|name| fine(name)))
+    <[&str; N]>::try_from(parts).ok().filter(|parts| parts.iter().all(fine))
 }
 
 /// A plain name, such as a namespace's.

@@ -93,7 +93,10 @@ pub(crate) enum Command {
     #[command(
         after_help = "Example:\n  gridwire completions bash > ~/.local/share/bash-completion/completions/gridwire"
     )]
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        /// The shell to write it for
+        shell: clap_complete::Shell,
+    },
 }
 
 const SERVE_HELP: &str = "\
@@ -111,8 +114,7 @@ pub(crate) struct ServeArgs {
     /// Development mode: webhooks may be plain http and on this machine
     #[arg(long)]
     pub(crate) dev: bool,
-    /// TOML file with the configuration [env: `GRIDWIRE_CONFIG`]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help = "TOML file with the configuration [env: GRIDWIRE_CONFIG]")]
     pub(crate) config: Option<PathBuf>,
     /// Where to listen for HTTP [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
@@ -214,8 +216,11 @@ mod tests {
     #[test]
     fn every_command_says_what_it_does() {
         fn check(command: &clap::Command) {
+            if command.is_hide_set() {
+                return;
+            }
             assert!(command.get_about().is_some(), "{} has no help", command.get_name());
-            for argument in command.get_arguments().filter(|argument| argument.get_long().is_some()) {
+            for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
                 let id = argument.get_id();
                 assert!(argument.get_help().is_some(), "{} of {} has no help", id, command.get_name());
             }

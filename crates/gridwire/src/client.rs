@@ -53,8 +53,8 @@ impl Base {
         let scheme = if tls { "https" } else { "http" };
         let mut base: Self = format!("{scheme}://{address}").parse()?;
         match base.host.as_str() {
-            "0.0.0.0" => base.host = "127.0.0.1".to_owned(),
-            "::" => base.host = "::1".to_owned(),
+            "0.0.0.0" => "127.0.0.1".clone_into(&mut base.host),
+            "::" => "::1".clone_into(&mut base.host),
             _ => {}
         }
         Ok(base)
@@ -170,10 +170,6 @@ impl Client {
     pub(crate) fn new(base: Base, trust: &Trust, reach: Reach) -> Result<Self, ClientError> {
         let tls = if base.tls { Some(tls_config(trust)?) } else { None };
         Ok(Self { base, reach, tls, connection: Mutex::new(None) })
-    }
-
-    pub(crate) fn base(&self) -> &Base {
-        &self.base
     }
 
     /// Sends `request`, whose URI is a path with query, and waits up to `patience` for the whole answer.

@@ -21,7 +21,7 @@ use crate::app::{App, Running};
 use crate::arm::{self, Management, Scope, Subscription, Topic};
 use crate::command::publish::{Schema, send};
 use crate::command::pull::{Puller, describe, lock_tokens};
-use crate::output::Output;
+use crate::output::{Output, program};
 use crate::serve::{Signals, own_management};
 use crate::settings::{Layers, Settings, Sources};
 use crate::target::TargetArgs;
@@ -71,7 +71,7 @@ pub(crate) async fn run(args: &DemoArgs, target: &TargetArgs, output: Output) ->
     running.data_dir.write_addresses(&running.addresses)?;
     let mut sink = Sink::start(&running).await?;
     let shown = tokio::select! {
-        shown = show(&running, &mut sink, &directory, output) => shown,
+        shown = show(&running, &mut sink, &directory, args.once, output) => shown,
         () = signals.next() => Err(anyhow::anyhow!("interrupted")),
     };
     if shown.is_ok() && !args.once {
@@ -94,13 +94,11 @@ struct Directory {
 
 impl Directory {
     fn choose(target: &TargetArgs) -> Self {
-        match &target.data_dir {
-            Some(path) => Self { path: path.clone(), temporary: false },
-            None => {
-                let mark = &SystemRng::new().uuid()[..8];
-                Self { path: std::env::temp_dir().join(format!("gridwire-demo-{mark}")), temporary: true }
-            }
+        if let Some(path) = &target.data_dir {
+            return Self { path: path.clone(), temporary: false };
         }
+        let mark = &SystemRng::new().uuid()[..8];
+        Self { path: std::env::temp_dir().join(format!("gridwire-demo-{mark}")), temporary: true }
     }
 
     fn remove(&self) -> anyhow::Result<()> {
@@ -129,6 +127,7 @@ async fn show(
     running: &Running,
     sink: &mut Sink,
     directory: &Directory,
+    once: bool,
     output: Output,
 ) -> anyhow::Result<()> {
     let cast = Cast::new()?;
@@ -143,6 +142,10 @@ async fn show(
 
     show_push(running, sink, &management, &cast, output).await?;
     show_pull(&management, &cast, output).await?;
+    if once {
+        heading("It works; `gridwire demo` without --once stays up for you to try more", output)?;
+        return Ok(());
+    }
     say_next(running, &management, &cast, directory, output).await
 }
 
@@ -249,10 +252,10 @@ async fn say_next(
         "curl -X POST -H 'authorization: SharedAccessKey {shop_key}' \\\n  '{base}{receive}&maxEvents=10'"
     ))?;
     output.line(output.dim("# the same with the command line, which finds address and keys itself"))?;
-    let dir = directory.path.display();
-    output.line(format_args!("gridwire --data-dir {dir} publish {jobs} '{{\"n\": 43}}'"))?;
-    output.line(format_args!("gridwire --data-dir {dir} receive {workers} --ack"))?;
-    output.line(format_args!("gridwire --data-dir {dir} tail {}", cast.billing))?;
+    let (gridwire, dir) = (program(), directory.path.display());
+    output.line(format_args!("{gridwire} --data-dir {dir} publish {jobs} '{{\"n\": 43}}'"))?;
+    output.line(format_args!("{gridwire} --data-dir {dir} receive {workers} --ack"))?;
+    output.line(format_args!("{gridwire} --data-dir {dir} tail {}", cast.billing))?;
     Ok(())
 }
 

@@ -26,6 +26,10 @@ pub(crate) struct Output {
     colour: bool,
 }
 
+#[expect(
+    clippy::unused_self,
+    reason = "whoever may write holds an `Output`, whether the form matters or not"
+)]
 impl Output {
     /// For this process: colours when standard output is a terminal and `no_colour` is false.
     pub(crate) fn new(format: Format, no_colour: bool) -> Self {
@@ -106,7 +110,7 @@ impl Output {
         let line = |cells: &mut dyn Iterator<Item = &str>| {
             let mut line = String::new();
             for (cell, width) in cells.zip(&widths) {
-                line.push_str(&format!("{cell:<width$}  "));
+                line = format!("{line}{cell:<width$}  ");
             }
             line.trim_end().to_owned()
         };
@@ -127,6 +131,13 @@ fn rows_as_json(headings: &[&str], rows: &[Vec<String>]) -> Value {
         Value::Object(members.collect())
     };
     Value::Array(rows.iter().map(object).collect())
+}
+
+/// This program as the user called it, for lines to copy.
+pub(crate) fn program() -> String {
+    let called =
+        std::env::args().next().filter(|name| !name.is_empty() && !name.contains(char::is_whitespace));
+    called.unwrap_or_else(|| "gridwire".to_owned())
 }
 
 /// `text` with its control characters escaped: what an event carries must not drive a terminal.

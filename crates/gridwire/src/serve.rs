@@ -12,7 +12,7 @@ use crate::apply::{self, Change, Wanted};
 use crate::arm::{Management, Scope};
 use crate::client::{Base, Client, Trust};
 use crate::command::apply::error_text;
-use crate::output::Output;
+use crate::output::{Output, program};
 use crate::settings::Settings;
 use crate::target::real_reach;
 
@@ -167,6 +167,7 @@ fn say_where(running: &Running, settings: &Settings, took: Duration, output: Out
             output.yellow("development mode")
         ))?;
     }
+    let gridwire = program();
     let at = if settings.data_dir == std::path::Path::new(crate::data_dir::DEFAULT) {
         String::new()
     } else {
@@ -174,10 +175,10 @@ fn say_where(running: &Running, settings: &Settings, took: Duration, output: Out
     };
     say(String::new())?;
     say("Next, in another terminal:".to_owned())?;
-    say(format!("  gridwire{at} namespace create shop"))?;
-    say(format!("  gridwire{at} topic create shop/jobs"))?;
-    say(format!("  gridwire{at} subscription create shop/jobs/workers"))?;
-    say(format!("  gridwire{at} publish shop/jobs '{{\"n\": 1}}' --type job.created"))?;
-    say(format!("  gridwire{at} receive shop/jobs/workers --ack"))?;
+    say(format!("  {gridwire}{at} namespace create shop"))?;
+    say(format!("  {gridwire}{at} topic create shop/jobs"))?;
+    say(format!("  {gridwire}{at} subscription create shop/jobs/workers"))?;
+    say(format!("  {gridwire}{at} publish shop/jobs '{{\"n\": 1}}' --type job.created"))?;
+    say(format!("  {gridwire}{at} receive shop/jobs/workers --ack"))?;
     Ok(())
 }

@@ -363,16 +363,16 @@ impl Layers {
 
     /// Every value understood, or everything that is wrong.
     pub(crate) fn settle(mut self) -> Result<Settings, Report> {
-        let certificate = self.value("tls.certificate", path);
-        let key = self.value("tls.key", path);
+        let certificate = self.value("tls.certificate", |text| Some(path(text)));
+        let key = self.value("tls.key", |text| Some(path(text)));
         let settings = Settings {
-            data_dir: self.value("data_dir", |text| (!text.is_empty()).then(|| PathBuf::from(text))),
+            data_dir: self.value("data_dir", path),
             dev: self.value("dev", switch),
             http: self.value("listen.http", |text| text.parse().ok()),
             https: self.value("listen.https", |text| text.parse().ok()),
             admin: self.value("listen.admin", |text| text.parse().ok()),
             base_domain: self.value("base_domain", domain),
-            apply: self.value("apply", path),
+            apply: self.value("apply", |text| Some(path(text))),
             shards: self.value("shards", |text| text.parse().ok().filter(|count| *count <= 256)),
             grace_period: self.value("grace_period", duration),
             management_token: self.value("management_token", |text| {
@@ -433,9 +433,8 @@ fn switch(text: &str) -> Option<bool> {
 }
 
 /// Empty means none.
-#[expect(clippy::option_option, reason = "the outer is whether the text is allowed, the inner the value")]
-fn path(text: &str) -> Option<Option<PathBuf>> {
-    Some((!text.is_empty()).then(|| PathBuf::from(text)))
+fn path(text: &str) -> Option<PathBuf> {
+    (!text.is_empty()).then(|| PathBuf::from(text))
 }
 
 #[expect(clippy::option_option, reason = "the outer is whether the text is allowed, the inner the value")]
@@ -510,7 +509,7 @@ fn scalar(value: &DeValue<'_>) -> Option<String> {
 }
 
 fn line_of(text: &str, at: usize) -> usize {
-    1 + text.as_bytes()[..at.min(text.len())].iter().filter(|byte| **byte == b'\n').count()
+    1 + text.get(..at).map_or(0, |before| before.matches('\n').count())
 }
 
 /// What an orchestrator sets for every service it knows: `{SERVICE}_SERVICE_HOST`, `{SERVICE}_PORT_80_TCP`.

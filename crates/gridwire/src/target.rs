@@ -19,9 +19,13 @@ use crate::data_dir::{self, Addresses, DataDir};
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Which server")]
 pub(crate) struct TargetArgs {
-    /// Data directory of the server: tells its addresses, token and certificate authority
-    /// [default: ./gridwire-data] [env: GRIDWIRE_DATA_DIR]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        help = "Data directory of the server: tells its addresses, token and certificate authority \
+                [default: ./gridwire-data] [env: GRIDWIRE_DATA_DIR]"
+    )]
     pub(crate) data_dir: Option<PathBuf>,
 
     /// A server elsewhere, such as <https://grid.example.com:8443>
@@ -61,7 +65,6 @@ pub(crate) struct TargetArgs {
 pub(crate) struct Target {
     pub(crate) scope: Scope,
     pub(crate) reach: Reach,
-    pub(crate) trust: Trust,
     pub(crate) management: Management,
 }
 
@@ -102,10 +105,9 @@ impl TargetArgs {
     pub(crate) fn find(&self) -> anyhow::Result<Target> {
         let base = self.base()?;
         let token = self.token()?;
-        let trust = self.trust();
         let reach = real_reach();
-        let client = Client::new(base, &trust, reach.clone())?;
-        Ok(Target { scope: self.scope()?, reach, trust, management: Management::new(client, token) })
+        let client = Client::new(base, &self.trust(), reach.clone())?;
+        Ok(Target { scope: self.scope()?, reach, management: Management::new(client, token) })
     }
 
     pub(crate) fn addresses(&self) -> anyhow::Result<Addresses> {

@@ -168,9 +168,9 @@ impl Authority {
         let key = KeyPair::generate().context("failed to make the authority's key")?;
         let mut params = CertificateParams::default();
         // A mark of its own, for whoever meets two of them in one trust store.
-        let mark: String =
-            key.public_key_raw().iter().rev().take(4).map(|byte| format!("{byte:02x}")).collect();
-        params.distinguished_name.push(DnType::CommonName, format!("Gridwire local authority {mark}"));
+        let mark =
+            key.public_key_raw().iter().rev().take(4).fold(0u32, |mark, byte| (mark << 8) | u32::from(*byte));
+        params.distinguished_name.push(DnType::CommonName, format!("Gridwire local authority {mark:08x}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         set_validity(&mut params, now, CA_DAYS)?;

@@ -102,7 +102,7 @@ fn check_directory(dir: &DataDir) -> Vec<Finding> {
             format!("`gridwire serve --data-dir {shown}` makes it; or name another with --data-dir"),
         )];
     };
-    let mut findings = vec![if mode & 0o077 == 0 {
+    let mut findings = vec![if is_private(mode) {
         good("data directory", format!("{shown}, private"))
     } else {
         bad("data directory", format!("{shown} is open to others ({mode:o})"), format!("chmod 700 {shown}"))
@@ -117,6 +117,12 @@ fn check_directory(dir: &DataDir) -> Vec<Finding> {
         warning("certificate authority", "there is none yet", "`gridwire serve` makes one at its first start")
     });
     findings
+}
+
+/// Whether group and others may nothing.
+fn is_private(mode: u32) -> bool {
+    let others = mode & 0o077;
+    others == 0
 }
 
 fn check_free(free: u64) -> Finding {

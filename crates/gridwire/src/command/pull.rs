@@ -262,7 +262,7 @@ pub(crate) fn describe(detail: &Value, output: Output) -> String {
     let mut text = output.bold(printable(event["type"].as_str().unwrap_or("?")));
     for name in ["subject", "id", "source"] {
         if let Some(value) = event[name].as_str() {
-            text.push_str(&format!("  {}={}", name, printable(value)));
+            text = format!("{text}  {name}={}", printable(value));
         }
     }
     let deliveries = detail["brokerProperties"]["deliveryCount"].as_u64().unwrap_or(0);
@@ -271,7 +271,7 @@ pub(crate) fn describe(detail: &Value, output: Output) -> String {
     }
     let data = if event["data"].is_null() { &event["data_base64"] } else { &event["data"] };
     if !data.is_null() {
-        text.push_str(&format!("\n  {}", printable(&data.to_string())));
+        text = format!("{text}\n  {}", printable(&data.to_string()));
     }
     text
 }

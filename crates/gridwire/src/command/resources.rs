@@ -26,28 +26,52 @@ Examples:
         retention: Option<u32>,
     },
     /// List custom topics, or with a name the topics of that namespace
-    List { namespace: Option<String> },
+    List {
+        /// Such as `shop`; without it, custom topics are listed
+        namespace: Option<String>,
+    },
     /// Show a topic as the management API does
-    Show { topic: String },
+    Show {
+        /// `orders`, or `shop/jobs` in a namespace
+        topic: String,
+    },
     /// Show the access keys to publish with
-    Keys { topic: String },
+    Keys {
+        /// `orders`, or `shop/jobs` in a namespace
+        topic: String,
+    },
     /// Delete a topic with its event subscriptions and their undelivered events
-    Delete { topic: String },
+    Delete {
+        /// `orders`, or `shop/jobs` in a namespace
+        topic: String,
+    },
 }
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum NamespaceCommand {
     /// Create a namespace
     #[command(after_help = "Example:\n  gridwire namespace create shop && gridwire topic create shop/jobs")]
-    Create { namespace: String },
+    Create {
+        /// Its name: 3 to 50 letters, digits and hyphens, such as `shop`
+        namespace: String,
+    },
     /// List namespaces
     List,
     /// Show a namespace as the management API does
-    Show { namespace: String },
+    Show {
+        /// Such as `shop`
+        namespace: String,
+    },
     /// Show the access keys to publish and receive with
-    Keys { namespace: String },
+    Keys {
+        /// Such as `shop`
+        namespace: String,
+    },
     /// Delete a namespace with its topics and all that is in them
-    Delete { namespace: String },
+    Delete {
+        /// Such as `shop`
+        namespace: String,
+    },
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -69,9 +93,15 @@ StringContains, NumberIn, NumberGreaterThan, NumberLessThan, BoolEquals, IsNullO
         topic: String,
     },
     /// Show an event subscription as the management API does
-    Show { subscription: String },
+    Show {
+        /// `orders/billing`, or `shop/jobs/workers` in a namespace
+        subscription: String,
+    },
     /// Delete an event subscription and its undelivered events
-    Delete { subscription: String },
+    Delete {
+        /// `orders/billing`, or `shop/jobs/workers` in a namespace
+        subscription: String,
+    },
 }
 
 #[derive(Clone, Debug, Args)]

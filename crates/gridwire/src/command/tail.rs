@@ -99,20 +99,25 @@ fn describe(delivery: &Value, output: Output) -> String {
     };
     let outcome = text("outcome");
     let painted = match outcome.as_str() {
-        "Delivered" | "Acknowledged" => output.green(format_args!("{outcome:<14}")),
+        "Delivered" | "Acknowledged" | "Received" => output.green(format_args!("{outcome:<14}")),
         _ => output.red(format_args!("{outcome:<14}")),
     };
     let time = text("time");
     let time = time.split('T').nth(1).unwrap_or(&time).trim_end_matches('Z').to_owned();
-    let mut line = format!("{}  {painted}  {}", output.dim(time), text("eventId"));
+    // What is only remembered by its position is named by it.
+    let event = match text("eventId") {
+        id if id.is_empty() => format!("event #{}", text("offset")),
+        id => id,
+    };
+    let mut line = format!("{}  {painted}  {event}", output.dim(time));
     for (member, before) in [("attempt", "attempt "), ("status", "")] {
         let value = text(member);
         if !value.is_empty() {
-            line.push_str(&format!("  {before}{value}"));
+            line = format!("{line}  {before}{value}");
         }
     }
     if let Some(latency) = delivery["latencyMs"].as_f64() {
-        line.push_str(&format!("  {latency:.1} ms"));
+        line = format!("{line}  {latency:.1} ms");
     }
     line
 }
