@@ -24,6 +24,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
 const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-client-request-id");
 /// Longer client request ids are not echoed.
 const CLIENT_REQUEST_ID_MAX: usize = 128;
+/// Bytes of a request's target, query included (`reliability` section 3.1).
+const TARGET_BYTES_MAX: usize = 8 << 10;
 
 const WELCOME: &str = "\
 This is Gridwire, an event broker that speaks the Azure Event Grid protocol.
@@ -85,6 +87,10 @@ impl Front {
     }
 
     async fn answer(&self, request: Request, peer: Peer) -> Response {
+        if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > TARGET_BYTES_MAX) {
+            let message = format!("The request's path and query are longer than {TARGET_BYTES_MAX} bytes.");
+            return gridwire_http::error(&ApiError::new(ErrorCode::UriTooLong, message));
+        }
         let path = request.uri().path();
         if path == "/" {
             return welcome(request.method());
