@@ -1,7 +1,7 @@
 //! What scenario tests need: the real program as a child process, a small HTTP client, the management calls,
 //! and webhooks to deliver to. Nothing here knows how the program works inside.
 
-#![allow(dead_code, reason = "every test program uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "every test program uses a part of it")]
 
 pub(crate) mod arm;
 pub(crate) mod client;
