@@ -17,8 +17,8 @@ pub(crate) struct Delivery {
     pub(crate) seq: u64,
     pub(crate) subscription: SubscriptionNumber,
     pub(crate) time: Timestamp,
+    /// The event's id is looked up in the log when somebody asks: most deliveries nobody watches.
     pub(crate) offset: Offset,
-    pub(crate) event_id: String,
     pub(crate) attempt: u32,
     pub(crate) outcome: &'static str,
     pub(crate) status: Option<u16>,
@@ -73,7 +73,6 @@ mod tests {
             subscription: SubscriptionNumber(subscription),
             time: Timestamp::ZERO,
             offset: Offset(0),
-            event_id: String::new(),
             attempt: 1,
             outcome: "Delivered",
             status: Some(200),

@@ -122,6 +122,9 @@ impl App {
         let own = listeners.addresses()?;
 
         let log = open_log(&outside, &data_dir).await?;
+        // Broker time never steps back, not even over a restart with the wall clock set back.
+        let (_, newest) = log.position();
+        outside.clock.raise_to(newest);
         let resources = open_resources(&outside, &data_dir).await?;
         let broker = Broker::start(BrokerParts {
             log: Arc::clone(&log) as Arc<dyn Log>,

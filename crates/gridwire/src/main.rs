@@ -35,6 +35,11 @@ use crate::output::Output;
 use crate::settings::LogFormat;
 use crate::target::TargetArgs;
 
+/// Buffers are made on one thread and dropped on another (handlers, log writer, connections): the system's
+/// allocator spends a sixth of a publish on that, in locks and in joining free chunks.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());

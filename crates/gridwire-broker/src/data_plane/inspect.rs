@@ -1,6 +1,8 @@
 //! What is happening to a subscription right now: its latest deliveries, for the CLI's `tail`.
 
 use gridwire_core::api_error::{ApiError, ErrorCode};
+use gridwire_core::event::Event;
+use gridwire_core::ids::Offset;
 use gridwire_core::routing::RoutingTable;
 use gridwire_http::Response;
 use http::StatusCode;
@@ -13,7 +15,7 @@ use crate::broker::Broker;
 const DELIVERIES_MAX: usize = 1_000;
 
 /// `GET /gridwire/v1/subscriptions/{number or resource id}/deliveries?after=N`, with the management token.
-pub(super) fn deliveries(
+pub(super) async fn deliveries(
     broker: &Broker,
     table: &RoutingTable,
     subscription: &str,
@@ -41,6 +43,15 @@ pub(super) fn deliveries(
         _ => return Err(ApiError::new(ErrorCode::InvalidRequest, "after is given more than once.")),
     };
     let (found, next) = broker.outside().deliveries.after(route.number, after, DELIVERIES_MAX);
+    let mut offsets: Vec<Offset> = found.iter().map(|delivery| delivery.offset).collect();
+    offsets.sort_unstable();
+    offsets.dedup();
+    // What is no longer retained, or not readable right now, is shown without its id.
+    let fetched = broker.outside().log.fetch(route.topic, offsets).await.unwrap_or_default();
+    let event_id = |offset: Offset| {
+        let place = fetched.binary_search_by_key(&offset, |event| event.offset).ok()?;
+        Some(Event::decode(&fetched[place].event)?.id.into_owned())
+    };
     let list: Vec<_> = found
         .iter()
         .map(|delivery| {
@@ -48,7 +59,7 @@ pub(super) fn deliveries(
                 "seq": delivery.seq,
                 "time": delivery.time.to_string(),
                 "offset": delivery.offset.0,
-                "eventId": delivery.event_id,
+                "eventId": event_id(delivery.offset).unwrap_or_default(),
                 "attempt": delivery.attempt,
                 "outcome": delivery.outcome,
                 "status": delivery.status,

@@ -174,7 +174,6 @@ async fn received(
             subscription: route.number,
             time: outside.clock.now(),
             offset: leased.offset,
-            event_id: event.id.chars().take(128).collect(),
             attempt: leased.delivery,
             outcome: "Received",
             status: None,

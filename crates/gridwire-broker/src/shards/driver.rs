@@ -377,8 +377,7 @@ impl Driver {
         for group in attempts.chunk_by(|left, right| left.subscription == right.subscription) {
             let Some(route) = self.routes.get(&group[0].subscription) else { continue };
             let outside = Arc::clone(&self.outside);
-            let mut start =
-                Box::pin(outside.attempt(Arc::clone(route), group.to_vec(), finished.clone()));
+            let mut start = Box::pin(outside.attempt(Arc::clone(route), group.to_vec(), finished.clone()));
             // Most events are in the cache of the log's tail: then this is done at once, without a task.
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
             match start.as_mut().poll(&mut context) {

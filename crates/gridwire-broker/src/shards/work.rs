@@ -198,7 +198,6 @@ impl Outside {
             subscription: finished.key.subscription,
             time: self.clock.now(),
             offset: finished.key.offset,
-            event_id: String::new(),
             attempt: finished.key.attempt,
             outcome: finished.outcome.as_str(),
             status: finished.status,
