@@ -101,7 +101,7 @@ impl World {
         let (settled, lock, of_other) = (token("pulled"), token("pulled"), token("other"));
         let done =
             Queue::new(&namespace, "orders", "pulled").settle(&mut client, "acknowledge", "", &[&settled]);
-        assert_eq!(done.expect("an answer").succeeded, [settled.clone()]);
+        assert_eq!(done.expect("an answer").succeeded, std::slice::from_ref(&settled));
 
         let tokens = [
             ("token", server.token.clone()),
@@ -176,7 +176,7 @@ impl World {
             filled.push_str(before);
             match name.split_once('*') {
                 Some((text, times)) => {
-                    filled.push_str(&text.repeat(times.parse().expect("a number of times")))
+                    filled.push_str(&text.repeat(times.parse().expect("a number of times")));
                 }
                 None => filled.push_str(self.names.get(name).unwrap_or_else(|| panic!("who is `{name}`?"))),
             }
@@ -330,13 +330,13 @@ fn body(row: &Value) -> Vec<u8> {
     if let Some(parts) = row["parts"].as_array() {
         return parts
             .iter()
-            .map(|part| match part.as_str() {
-                Some(text) => text.to_owned(),
-                None => {
-                    let times = part["times"].as_u64().and_then(|times| usize::try_from(times).ok());
-                    let text = part["repeat"].as_str().expect("a text to repeat");
-                    repeat(text, times.expect("a number of times"))
+            .map(|part| {
+                if let Some(text) = part.as_str() {
+                    return text.to_owned();
                 }
+                let times = part["times"].as_u64().and_then(|times| usize::try_from(times).ok());
+                let text = part["repeat"].as_str().expect("a text to repeat");
+                repeat(text, times.expect("a number of times"))
             })
             .collect::<String>()
             .into_bytes();
@@ -506,6 +506,9 @@ fn what_the_rows_spoil_is_accepted_unspoilt() {
     assert!(tried >= 10, "only {tried} templates were tried");
 }
 
+/// Of a schema: its name, how to make an event, what to leave out of one, its id's name, where it is delivered.
+type Case = (&'static str, fn(&str) -> Value, &'static str, &'static str, &'static str);
+
 #[test]
 fn a_batch_whose_last_event_is_bad_stores_nothing() {
     let world = World::new();
@@ -524,7 +527,7 @@ fn a_batch_whose_last_event_is_bad_stores_nothing() {
         "cu" => world.custom.publish(events::JSON, events),
         _ => world.namespace.publish("orders", events),
     };
-    let cases: [(&str, fn(&str) -> Value, &str, &str, &str); 4] = [
+    let cases: [Case; 4] = [
         ("eg", events::grid_event, "eventTime", "id", "/topics/grid"),
         ("ce", events::cloud_event, "source", "id", "/topics/cloud"),
         ("cu", events::custom_event, "kind", "orderId", "/topics/custom"),

@@ -456,9 +456,9 @@ fn a_refused_event_is_not_tried_again_and_becomes_a_dead_letter() {
         let lines = support::metrics::family(&page, &[name]);
         lines.iter().filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
     };
-    assert_eq!(total("gridwire_delivery_events_dead_lettered_total{") as u64, 5);
-    assert_eq!(total("gridwire_delivery_events_dropped_total{") as u64, 1);
-    assert_eq!(total("gridwire_delivery_pending_events{") as u64, 0);
+    assert!((total("gridwire_delivery_events_dead_lettered_total{") - 5.0).abs() < 0.5, "{page}");
+    assert!((total("gridwire_delivery_events_dropped_total{") - 1.0).abs() < 0.5, "{page}");
+    assert!(total("gridwire_delivery_pending_events{") < 0.5, "{page}");
 }
 
 #[test]
@@ -677,6 +677,9 @@ fn both_forms_of_a_subscriptions_address_are_one_resource() {
     assert_eq!(sink.deliveries().len(), 1, "nothing is delivered to what is deleted");
 }
 
+/// The status of a publish with a key.
+type Use<'a> = &'a dyn Fn(&str) -> u16;
+
 #[test]
 fn a_new_key_holds_at_once_and_the_other_one_stays() {
     let server = Server::start();
@@ -696,7 +699,7 @@ fn a_new_key_holds_at_once_and_the_other_one_stays() {
                 .with("content-type", events::ONE);
         server.send(&request.body(events::cloud_event("n").to_string())).status
     };
-    let uses: [(&str, &dyn Fn(&str) -> u16); 2] = [("topics/grid", &publish), ("namespaces/spaces", &spaces)];
+    let uses: [(&str, Use<'_>); 2] = [("topics/grid", &publish), ("namespaces/spaces", &spaces)];
     for (resource, status) in uses {
         let keys = |action: &str, body: Option<&Value>| {
             let keys = arm.call("POST", &format!("{resource}/{action}"), body).expect(200).json();

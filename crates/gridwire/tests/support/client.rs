@@ -65,13 +65,13 @@ impl Request {
     fn wire(&self, host: SocketAddr) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.path);
         if !self.has("host") {
-            head += &format!("host: {host}\r\n");
+            head.extend(["host: ", &host.to_string(), "\r\n"]);
         }
         if !self.has("content-length") && !self.has("transfer-encoding") {
-            head += &format!("content-length: {}\r\n", self.body.len());
+            head.extend(["content-length: ", &self.body.len().to_string(), "\r\n"]);
         }
         for (name, value) in &self.headers {
-            head += &format!("{name}: {value}\r\n");
+            head.extend([name, ": ", value, "\r\n"]);
         }
         head += "\r\n";
         let mut bytes = head.into_bytes();

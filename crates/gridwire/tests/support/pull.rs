@@ -77,7 +77,7 @@ impl Queue {
             .namespace
             .request(&format!("{}:{verb}", self.base), query)
             .json(&json!({ "lockTokens": tokens }));
-        client.send(&request).and_then(Settled::read)
+        client.send(&request).and_then(|answer| Settled::read(&answer))
     }
 }
 
@@ -90,7 +90,7 @@ pub(crate) struct Settled {
 }
 
 impl Settled {
-    fn read(answer: Answer) -> io::Result<Self> {
+    fn read(answer: &Answer) -> io::Result<Self> {
         if answer.status != 200 {
             return Err(io::Error::other(format!(
                 "a settlement was answered {}: {}",
