@@ -345,14 +345,22 @@ fn killing_the_server_again_and_again_loses_nothing_and_gives_nothing_twice() {
         sink.deliveries().len()
     ));
     let count = journal.problems.len();
-    journal.problems.truncate(20);
-    assert!(
-        journal.problems.is_empty(),
-        "{count} problems with seed {seed}:\n{}",
-        journal.problems.join("\n")
-    );
+    let shown = some_of_each(&journal.problems);
+    assert!(count == 0, "{count} problems with seed {seed}:\n{}", shown.join("\n"));
     assert!(journal.published.len() > 500, "too little was going on: {} events", journal.published.len());
     assert!(*slowest < READY_WITHIN, "a restart took {slowest:?}");
+}
+
+/// The first few problems of each kind: texts that differ only in their names are of one kind.
+fn some_of_each(problems: &[String]) -> Vec<&str> {
+    let mut seen: HashMap<String, u32> = HashMap::new();
+    let mut few = |problem: &&String| {
+        let kind: String = problem.split('`').step_by(2).take(3).collect();
+        let count = seen.entry(kind.chars().take(40).collect()).or_default();
+        *count += 1;
+        *count <= 5
+    };
+    problems.iter().filter(|problem| few(problem)).map(String::as_str).collect()
 }
 
 /// Receives and acknowledges until every queue is empty and every push has been made.
