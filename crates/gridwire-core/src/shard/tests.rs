@@ -119,7 +119,7 @@ impl Driver {
             let matches: Vec<Position> = (from.0..end)
                 .map(|offset| Position {
                     offset: Offset(offset),
-                    time: self.log[offset as usize].1,
+                    time: self.log[usize::try_from(offset).unwrap()].1,
                     size: 10,
                 })
                 .collect();
@@ -537,9 +537,9 @@ fn random_histories_with_crashes_settle_every_event_once() {
         let mut acknowledged = std::collections::BTreeSet::new();
         for _ in 0..120 {
             match roll(8) {
-                0 | 1 => driver.publish(1 + roll(5) as usize),
+                0 | 1 => driver.publish(1 + usize::try_from(roll(5)).unwrap()),
                 2 | 3 => {
-                    let got = driver.receive(1 + roll(4) as u32);
+                    let got = driver.receive(1 + u32::try_from(roll(4)).unwrap());
                     for token in &got {
                         assert!(
                             !acknowledged.contains(&token.offset),
