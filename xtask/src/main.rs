@@ -1,1 +1,40 @@
-fn main() {}
+//! What the project does to itself: `cargo xtask test`, `cargo xtask ci`, `cargo xtask tidy`.
+
+mod ci;
+mod run;
+mod sdk;
+mod test;
+mod tidy;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+/// Checks and tests of the Gridwire repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build the program and run every test, those with the official SDKs included
+    Test(test::TestArgs),
+    /// All that continuous integration runs: format, lints, documentation, dependencies, conventions, tests
+    Ci,
+    /// Check the conventions that no lint sees
+    Tidy,
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let workspace = Workspace::load()?;
+    match cli.command {
+        Command::Test(args) => test::run(&workspace, &args),
+        Command::Ci => ci::run(&workspace),
+        Command::Tidy => tidy::run(&workspace),
+    }
+}

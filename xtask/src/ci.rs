@@ -1,0 +1,31 @@
+//! `cargo xtask ci`: every check, the quick ones first.
+
+use crate::run::{cargo, heading, must, say};
+use crate::test::TestArgs;
+use crate::workspace::Workspace;
+use crate::{test, tidy};
+
+/// A snapshot of the advisory database beside the repository, for machines that may not fetch one.
+const ADVISORIES: &str = "../shared/advisory-db";
+
+pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
+    let root = &workspace.root;
+    heading("Format");
+    must(cargo(root).args(["fmt", "--all", "--check"]))?;
+    heading("Conventions");
+    tidy::run(workspace)?;
+    heading("Dependency policy");
+    must(cargo(root).args(["deny", "--offline", "check", "bans", "licenses", "sources"]))?;
+    if root.join(ADVISORIES).is_dir() {
+        must(cargo(root).args(["audit", "--no-fetch", "--stale", "--db", ADVISORIES]))?;
+    } else {
+        say(&format!("advisories: NOT checked, there is no database at `{ADVISORIES}`"));
+    }
+    heading("Lints");
+    must(cargo(root).args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    heading("Documentation");
+    let mut doc = cargo(root);
+    doc.args(["doc", "--locked", "--no-deps", "--workspace"]).env("RUSTDOCFLAGS", "-D warnings");
+    must(&mut doc)?;
+    test::run(workspace, &TestArgs::default())
+}
