@@ -7,6 +7,8 @@ mod test;
 mod tidy;
 mod workspace;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 use crate::workspace::Workspace;
@@ -29,11 +31,20 @@ enum Command {
     Tidy,
 }
 
-fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            run::say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
     let workspace = Workspace::load()?;
-    match cli.command {
-        Command::Test(args) => test::run(&workspace, &args),
+    match &cli.command {
+        Command::Test(args) => test::run(&workspace, args),
         Command::Ci => ci::run(&workspace),
         Command::Tidy => tidy::run(&workspace),
     }
