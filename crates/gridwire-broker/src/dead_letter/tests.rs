@@ -1,3 +1,5 @@
+//! Dead letters on a disk that crashes and refuses.
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;

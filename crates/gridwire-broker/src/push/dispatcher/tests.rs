@@ -1,3 +1,5 @@
+//! The dispatcher against endpoints that hang, reset, trickle and lie.
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;

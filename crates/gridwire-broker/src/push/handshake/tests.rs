@@ -1,3 +1,5 @@
+//! Handshakes with endpoints that agree, refuse and misbehave.
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
