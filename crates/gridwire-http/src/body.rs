@@ -1,4 +1,6 @@
-//! Reading a request's body, within a limit.
+//! Reading a request's body, within a limit; and reading past what nobody wanted.
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use gridwire_core::api_error::{ApiError, ErrorCode};
@@ -11,8 +13,56 @@ pub type Request = http::Request<Body>;
 /// A request body: on its way from a client, or made by a test.
 #[derive(Debug)]
 pub enum Body {
-    Incoming(Incoming),
+    Incoming(Arriving),
     Ready(Bytes),
+}
+
+/// A body on its way. What its owner does not read is kept for [`Unread`].
+#[derive(Debug)]
+pub struct Arriving {
+    /// `None` when nothing can come any more.
+    incoming: Option<Incoming>,
+    unread: Unread,
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        let Some(incoming) = self.incoming.take() else { return };
+        if !incoming.is_end_stream() {
+            *self.unread.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(incoming);
+        }
+    }
+}
+
+/// What a refused request's sender still wants to send.
+///
+/// Most clients write the whole body before they look for the answer. Were the connection closed on them, they
+/// would report a broken pipe and try again, instead of the 401 or 413 that waits for them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Unread(Arc<Mutex<Option<Incoming>>>);
+
+impl Unread {
+    /// The body to give to a service, and what will be left of it.
+    pub(crate) fn watch(incoming: Incoming) -> (Body, Self) {
+        let unread = Self::default();
+        (Body::Incoming(Arriving { incoming: Some(incoming), unread: unread.clone() }), unread)
+    }
+
+    /// Reads and drops what is left, once the body itself is gone; ends early after `max` bytes.
+    pub(crate) async fn discard(self, max: u64) {
+        let left = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut incoming) = left else { return };
+        if incoming.size_hint().lower() > max {
+            return; // It could not be read to its end.
+        }
+        let mut dropped = 0;
+        while let Some(Ok(frame)) = incoming.frame().await {
+            dropped += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if dropped > max {
+                return;
+            }
+        }
+    }
 }
 
 impl From<Bytes> for Body {
@@ -26,11 +76,12 @@ impl Body {
     pub async fn read(self, max: usize) -> Result<Bytes, ApiError> {
         let too_large =
             || ApiError::new(ErrorCode::TooLarge, format!("The request is larger than {max} bytes."));
-        let mut incoming = match self {
+        let mut arriving = match self {
             Self::Ready(bytes) if bytes.len() > max => return Err(too_large()),
             Self::Ready(bytes) => return Ok(bytes),
-            Self::Incoming(incoming) => incoming,
+            Self::Incoming(arriving) => arriving,
         };
+        let Some(incoming) = arriving.incoming.as_mut() else { return Ok(Bytes::new()) };
         let declared = incoming.size_hint();
         if declared.lower() > max as u64 {
             return Err(too_large());

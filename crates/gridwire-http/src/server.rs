@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use gridwire_core::routing::BoxFuture;
 use gridwire_outside::{Clock, Listener, Stream};
+use http::Version;
+use http::header::EXPECT;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -15,7 +17,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::{Body, Request, Response};
+use crate::body::Unread;
+use crate::{Request, Response};
 
 pub use tokio_rustls::TlsAcceptor;
 
@@ -57,6 +60,10 @@ const HEADER_BYTES_MAX: usize = 32 << 10;
 const HEADERS_MAX: usize = 100;
 /// Concurrent HTTP/2 streams of one connection.
 const STREAMS_MAX: u32 = 100;
+/// How much, and how long, is read of a request that was answered before its end. Clients write first and read
+/// then; far above any sensible request, so that whoever sends too much is told so.
+const UNREAD_BYTES_MAX: u64 = 64 << 20;
+const UNREAD_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// One listener being served.
 pub struct Server {
@@ -160,11 +167,21 @@ impl Connection {
             .keep_alive_interval(Duration::from_secs(75));
         let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let service = Arc::clone(&self.service);
+            let clock = Arc::clone(&self.clock);
             let peer = self.peer;
             async move {
-                Ok::<Response, std::convert::Infallible>(
-                    service.handle(request.map(Body::Incoming), peer).await,
-                )
+                // Who asks before sending, or has a stream to reset, needs no reading past.
+                let asks = request.headers().contains_key(EXPECT) || request.version() == Version::HTTP_2;
+                let (head, incoming) = request.into_parts();
+                let (body, unread) = Unread::watch(incoming);
+                let response = service.handle(Request::from_parts(head, body), peer).await;
+                if !asks {
+                    tokio::select! {
+                        () = unread.discard(UNREAD_BYTES_MAX) => {}
+                        () = clock.sleep(UNREAD_TIME_MAX) => {}
+                    }
+                }
+                Ok::<Response, std::convert::Infallible>(response)
             }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);

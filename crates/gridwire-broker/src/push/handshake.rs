@@ -26,8 +26,8 @@ use super::request::{self, Outgoing};
 /// Tries when there is no answer, and the pause between them (`push-delivery` contract, section 2.1).
 const TRIES: usize = 3;
 const PAUSE: Duration = Duration::from_secs(5);
-/// Handshakes with one host in each window: enough for a person or a template, useless for an attack by way
-/// of us.
+/// Handshakes with one host in each window that it did not agree to: enough for a person who tries, useless for
+/// an attack by way of us. A host that agrees is not attacked, and may have as many endpoints as it likes.
 const PER_HOST_MAX: usize = 10;
 const PER_HOST_WINDOW: Duration = Duration::from_secs(60);
 /// Hosts remembered in one window; beyond it handshakes are refused until some are forgotten.
@@ -101,7 +101,17 @@ impl Handshakes {
             DeliverySchema::CloudEvent => judge_consent(&answer, &self.origin),
             DeliverySchema::EventGrid | DeliverySchema::Custom => judge_response(&answer, &code),
         };
-        judged.map_err(refused)
+        judged.map_err(refused)?;
+        self.forget(&endpoint);
+        Ok(())
+    }
+
+    /// Takes a handshake that the host agreed to out of the count.
+    fn forget(&self, endpoint: &Endpoint) {
+        let mut recent = self.recent.lock().expect("no panic while the hosts are held");
+        if let Some(times) = recent.get_mut(&endpoint.key.host.to_string()) {
+            times.pop_back();
+        }
     }
 
     /// Counts a handshake with the host, or says why there may be none now.

@@ -186,7 +186,19 @@ async fn an_endpoint_that_may_not_be_called_is_forbidden() {
 }
 
 #[tokio::test]
-async fn a_host_is_asked_ten_times_a_minute_at_most() {
+async fn a_host_that_agrees_may_be_asked_as_often_as_needed() {
+    let answer = "HTTP/1.1 200 OK\r\nWebHook-Allowed-Origin: *\r\nContent-Length: 0\r\n\r\n";
+    let server = TestServer::answering(answer).await;
+    let rig = Rig::new();
+    for number in 0..30 {
+        let url = format!("{}/{number}", server.url());
+        let result = rig.dispatcher.validate(handshake(&url, DeliverySchema::CloudEvent)).await;
+        assert_eq!(reason(result), None, "{number}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_agree_is_asked_ten_times_a_minute_at_most() {
     let server = TestServer::answering(OK).await;
     let rig = Rig::new();
     let refused = Some("its host was asked 10 times in the last minute");
