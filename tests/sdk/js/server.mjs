@@ -40,7 +40,10 @@ export class Server {
     const log = openSync(join(this.#root, "log"), "a");
     const any = "127.0.0.1:0";
     const options = ["--data-dir", dataDir, "--http", any, "--https", any, "--admin", any];
-    this.#process = spawn(program, ["serve", "--dev", ...options], { stdio: ["ignore", log, log] });
+    // The program reads every variable of its own name, and knows no GRIDWIRE_BIN.
+    const foreign = Object.entries(process.env).filter(([name]) => !name.startsWith("GRIDWIRE_"));
+    const settings = { env: Object.fromEntries(foreign), stdio: ["ignore", log, log] };
+    this.#process = spawn(program, ["serve", "--dev", ...options], settings);
     closeSync(log);
     const failed = once(this.#process, "error").then(([error]) => Promise.reject(error));
     const addresses = await Promise.race([this.#addresses(dataDir), failed]);

@@ -27,6 +27,8 @@ GROUP = "sdk-tests"
 # A start takes well under a second; a slow machine that also compiles gets the rest.
 START_SECONDS_MAX = 30
 STOP_SECONDS_MAX = 15
+# The whole suite takes about a minute.
+RUN_SECONDS_MAX = 900
 
 
 def wait_for(condition, what, seconds=10):
@@ -79,10 +81,16 @@ class Server:
         atexit.register(self.dispose)
 
     def start(self):
+        # One that was killed leaves its addresses behind.
+        (self.data_dir / "addresses.json").unlink(missing_ok=True)
         command = [self.program, "serve", "--dev", "--data-dir", str(self.data_dir)]
         command += ["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+        # The program reads every variable of its own name, and knows no GRIDWIRE_BIN.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("GRIDWIRE_")}
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         addresses = wait_for(self._addresses, "addresses.json", START_SECONDS_MAX)
         self.http = "http://" + addresses["http"]
         self.https = "https://" + addresses["https"]
@@ -163,5 +171,7 @@ def new_name(prefix):
     return f"{prefix}-{uuid.uuid4().hex[:12]}"
 
 
-# A terminated test run unwinds, so that its servers end with it.
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+# A test run that is terminated, or stuck, ends as if interrupted: it unwinds, and its servers end with it.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+signal.alarm(RUN_SECONDS_MAX)

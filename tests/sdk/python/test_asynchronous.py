@@ -71,7 +71,7 @@ class Asynchronous:
         async with EventGridPublisherClient(endpoint, AzureKeyCredential(keys.key1)) as publisher:
             await publisher.send(event, **self.options)
         (got,) = sink.deliveries(path)[0].json()
-        self.assertEqual((got["id"], got["data"]), (event.id, {"n": 1}))
+        self.assertEqual((got["id"], got["data"]), (str(event.id), {"n": 1}))
         async with EventGridPublisherClient(endpoint, AzureKeyCredential("d3Jvbmc=")) as publisher:
             with self.assertRaises(ClientAuthenticationError):
                 await publisher.send(event, **self.options)

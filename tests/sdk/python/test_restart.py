@@ -94,7 +94,7 @@ class Restart(unittest.TestCase):
         event = EventGridEvent("orders/1", "order.paid", {"n": 1}, "1")
         with EventGridPublisherClient(endpoint, AzureKeyCredential(topic_keys.key2)) as client:
             client.send(event)
-        self.assertEqual(self.sink.deliveries(path)[0].json()[0]["id"], event.id)
+        self.assertEqual(self.sink.deliveries(path)[0].json()[0]["id"], str(event.id))
 
     def receive(self, consumer, count):
         received = []
