@@ -25,6 +25,8 @@ struct Cli {
 enum Command {
     /// Build the program and run every test, those with the official SDKs included
     Test(test::TestArgs),
+    /// Build the program and run only the tests with the official SDKs
+    Sdk(test::SdkArgs),
     /// All that continuous integration runs: format, lints, documentation, dependencies, conventions, tests
     Ci,
     /// Check the conventions that no lint sees
@@ -45,6 +47,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let workspace = Workspace::load()?;
     match &cli.command {
         Command::Test(args) => test::run(&workspace, args),
+        Command::Sdk(args) => test::run_sdk(&workspace, args),
         Command::Ci => ci::run(&workspace),
         Command::Tidy => tidy::run(&workspace),
     }

@@ -14,19 +14,26 @@ pub(crate) struct TestArgs {
     /// Leave out the tests with the Python and JavaScript SDKs, which need python3, node and a package registry
     #[arg(long)]
     skip_sdk: bool,
+    #[command(flatten)]
+    sdk: SdkArgs,
+}
+
+#[derive(Debug, Default, Args)]
+pub(crate) struct SdkArgs {
     /// Run the SDKs against a release build
     #[arg(long)]
     release: bool,
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &TestArgs) -> anyhow::Result<()> {
-    heading("Program");
-    let program = build(workspace, args.release)?;
     heading("Tests in Rust");
     must(cargo(&workspace.root).args(["test", "--locked", "--workspace"]))?;
-    if args.skip_sdk {
-        return Ok(());
-    }
+    if args.skip_sdk { Ok(()) } else { run_sdk(workspace, &args.sdk) }
+}
+
+pub(crate) fn run_sdk(workspace: &Workspace, args: &SdkArgs) -> anyhow::Result<()> {
+    heading("Program");
+    let program = build(workspace, args.release)?;
     heading("Python SDK");
     python::test(workspace, &program)?;
     heading("JavaScript SDK");

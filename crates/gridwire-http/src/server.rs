@@ -198,3 +198,83 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use gridwire_core::api_error::{ApiError, ErrorCode};
+    use gridwire_outside::Net;
+    use gridwire_outside::system::{SystemClock, SystemNet};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// Refuses bodies over 1,000 bytes, and everything sent to `/closed`, unread.
+    #[derive(Debug)]
+    struct Refusing;
+
+    impl Service for Refusing {
+        fn handle(&self, request: Request, _peer: Peer) -> BoxFuture<'_, Response> {
+            Box::pin(async move {
+                if request.uri().path() == "/closed" {
+                    return crate::error(&ApiError::new(ErrorCode::Unauthorized, "no"));
+                }
+                match request.into_body().read(1_000).await {
+                    Ok(body) => crate::text(http::StatusCode::OK, body.len().to_string()),
+                    Err(error) => crate::error(&error),
+                }
+            })
+        }
+    }
+
+    /// Sends all the requests on one connection, each written to its end before its answer is read, as most
+    /// clients do.
+    async fn check(requests: &[(&str, usize, &str)]) {
+        let listener = SystemNet.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = Server {
+            listener,
+            tls: None,
+            service: Arc::new(Refusing),
+            clock: Arc::new(SystemClock::start()),
+            options: ServerOptions::default(),
+        };
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        tasks.spawn(server.serve(stop.clone()));
+        let mut client = SystemNet.connect(address).await.unwrap();
+        for &(path, size, expected) in requests {
+            let head = format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n");
+            client.write_all(head.as_bytes()).await.unwrap();
+            client
+                .write_all(&vec![b'x'; size])
+                .await
+                .unwrap_or_else(|error| panic!("{path} {size}: {error}"));
+            let mut answer = vec![0; 4096];
+            let count = client.read(&mut answer).await.unwrap();
+            let answer = String::from_utf8_lossy(&answer[..count]);
+            assert!(answer.starts_with(expected), "{path} {size}: {answer}");
+        }
+        drop(client);
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sent_too_much_is_told_and_may_go_on() {
+        let refused = "HTTP/1.1 413";
+        check(&[
+            ("/", 1_000, "HTTP/1.1 200"),
+            ("/", 1_001, refused),
+            ("/", 8_000_000, refused),
+            ("/", 0, "HTTP/1.1 200"),
+        ])
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_refused_before_its_body_was_read_is_told_and_may_go_on() {
+        let refused = "HTTP/1.1 401";
+        check(&[("/closed", 8_000_000, refused), ("/closed", 10, refused), ("/", 10, "HTTP/1.1 200")]).await;
+    }
+}

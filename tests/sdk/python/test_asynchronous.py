@@ -1,5 +1,6 @@
 """The asynchronous clients: another transport, the same service."""
 
+import logging
 import unittest
 
 from azure.core.credentials import AzureKeyCredential
@@ -28,6 +29,10 @@ def setUpModule():
     global broker, sink
     broker = server.start_for_module()
     sink = webhook.start_for_module()
+
+
+# Debug mode, in which these tests run, reports every step that takes a tenth of a second.
+logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
 class Asynchronous:
