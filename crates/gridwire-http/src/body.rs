@@ -48,6 +48,11 @@ impl Unread {
         (Body::Incoming(Arriving { incoming: Some(incoming), unread: unread.clone() }), unread)
     }
 
+    /// Whether the body was given up before its end. Usually not: then there is nothing to wait for.
+    pub(crate) fn is_there(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Reads and drops what is left, once the body itself is gone; ends early after `max` bytes.
     pub(crate) async fn discard(self, max: u64) {
         let left = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -175,7 +175,7 @@ impl Connection {
                 let (head, incoming) = request.into_parts();
                 let (body, unread) = Unread::watch(incoming);
                 let response = service.handle(Request::from_parts(head, body), peer).await;
-                if !asks {
+                if !asks && unread.is_there() {
                     tokio::select! {
                         () = unread.discard(UNREAD_BYTES_MAX) => {}
                         () = clock.sleep(UNREAD_TIME_MAX) => {}
