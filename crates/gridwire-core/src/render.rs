@@ -4,6 +4,7 @@
 //! `push-delivery` contract, sections 2, 3 and 9, and the `publish` contract, section 3.3; a received event is
 //! the `pull-delivery` contract's. Everything here appends to a buffer the caller owns.
 
+mod attributes;
 mod dead_letter;
 mod envelope;
 mod headers;
@@ -14,6 +15,7 @@ use crate::time::Timestamp;
 
 use self::object::Object;
 
+pub use self::attributes::attribute_value;
 pub use self::dead_letter::{DeadLetterInfo, DeadLetterPlace, dead_letter, dead_letter_path};
 pub use self::headers::{ValidationEvent, delivery_headers, validation_event, validation_headers};
 

@@ -135,11 +135,31 @@ pub struct Webhook {
     /// The full URL. May carry secrets in its query, so it is never printed.
     pub url: String,
     pub schema: DeliverySchema,
+    /// Headers added to each delivery: the name, and where the value comes from.
+    pub attributes: Vec<(String, AttributeSource)>,
+}
+
+/// Where a delivery attribute's value comes from.
+#[derive(Clone, PartialEq, Eq)]
+pub enum AttributeSource {
+    /// The same for every event; may be a secret.
+    Static(String),
+    /// A member of the event: `data.key1`, `subject`, an extension attribute.
+    Dynamic(String),
+}
+
+impl fmt::Debug for AttributeSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Static(_) => f.write_str("Static(***)"),
+            Self::Dynamic(field) => f.debug_tuple("Dynamic").field(field).finish(),
+        }
+    }
 }
 
 impl fmt::Debug for Webhook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Webhook").field("url", &"***").field("schema", &self.schema).finish()
+        f.debug_struct("Webhook").field("schema", &self.schema).finish_non_exhaustive()
     }
 }
 

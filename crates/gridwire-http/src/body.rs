@@ -1,11 +1,17 @@
 //! Reading a request's body, within a limit; and reading past what nobody wanted.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use gridwire_core::api_error::{ApiError, ErrorCode};
+use gridwire_outside::Clock;
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
+
+/// How long a body may take, and how much more time each second's worth of bytes gives (`reliability`, 3.1).
+const PATIENCE: Duration = Duration::from_secs(10);
+const BYTES_PER_SECOND_MIN: u64 = 1024;
 
 /// A request whose body has not been read: who may not send it is refused before.
 pub type Request = http::Request<Body>;
@@ -23,6 +29,7 @@ pub struct Arriving {
     /// `None` when nothing can come any more.
     incoming: Option<Incoming>,
     unread: Unread,
+    clock: Arc<dyn Clock>,
 }
 
 impl Drop for Arriving {
@@ -43,9 +50,9 @@ pub(crate) struct Unread(Arc<Mutex<Option<Incoming>>>);
 
 impl Unread {
     /// The body to give to a service, and what will be left of it.
-    pub(crate) fn watch(incoming: Incoming) -> (Body, Self) {
+    pub(crate) fn watch(incoming: Incoming, clock: Arc<dyn Clock>) -> (Body, Self) {
         let unread = Self::default();
-        (Body::Incoming(Arriving { incoming: Some(incoming), unread: unread.clone() }), unread)
+        (Body::Incoming(Arriving { incoming: Some(incoming), unread: unread.clone(), clock }), unread)
     }
 
     /// Whether the body was given up before its end. Usually not: then there is nothing to wait for.
@@ -77,7 +84,7 @@ impl From<Bytes> for Body {
 }
 
 impl Body {
-    /// The whole body, or 413 as soon as more than `max` bytes are declared or counted.
+    /// The whole body; 413 as soon as more than `max` bytes are declared or counted, 408 when it comes too slowly.
     pub async fn read(self, max: usize) -> Result<Bytes, ApiError> {
         let too_large =
             || ApiError::new(ErrorCode::TooLarge, format!("The request is larger than {max} bytes."));
@@ -91,39 +98,42 @@ impl Body {
         if declared.lower() > max as u64 {
             return Err(too_large());
         }
-        let mut first: Option<Bytes> = None;
-        let mut rest = BytesMut::new();
-        while let Some(frame) = incoming.frame().await {
+        let begun = arriving.clock.monotonic();
+        // The usual body arrives in one piece and is not copied.
+        let mut first = Bytes::new();
+        let mut whole = BytesMut::new();
+        loop {
+            let so_far = first.len().max(whole.len());
+            let allowed = PATIENCE + Duration::from_secs(so_far as u64 / BYTES_PER_SECOND_MIN);
+            let waited = arriving.clock.monotonic().saturating_sub(begun);
+            let frame = tokio::select! {
+                biased;
+                frame = incoming.frame() => frame,
+                () = arriving.clock.sleep(allowed.saturating_sub(waited)) => {
+                    // Nothing more is read of it: the connection ends with the answer.
+                    arriving.incoming = None;
+                    return Err(ApiError::new(ErrorCode::RequestTimeout, "The request body came too slowly."));
+                }
+            };
+            let Some(frame) = frame else { break };
             let frame = frame.map_err(|_| {
                 ApiError::new(ErrorCode::InvalidRequest, "The request body ended early or is badly framed.")
             })?;
             let Ok(data) = frame.into_data() else { continue };
-            let so_far = first.as_ref().map_or(0, Bytes::len) + rest.len();
             if so_far + data.len() > max {
                 return Err(too_large());
             }
-            match &first {
-                None => first = Some(data),
-                Some(start) => {
-                    if rest.is_empty() {
-                        let expected =
-                            usize::try_from(declared.lower()).unwrap_or(0).saturating_sub(start.len());
-                        rest.reserve(expected.max(data.len()));
-                    }
-                    rest.extend_from_slice(&data);
-                }
+            if so_far == 0 {
+                first = data;
+                continue;
             }
-        }
-        // The usual body arrives in one piece and is not copied.
-        match first {
-            None => Ok(Bytes::new()),
-            Some(first) if rest.is_empty() => Ok(first),
-            Some(first) => {
-                let mut whole = BytesMut::with_capacity(first.len() + rest.len());
+            if whole.is_empty() {
+                let expected = usize::try_from(declared.lower()).unwrap_or(0);
+                whole.reserve(expected.clamp(so_far + data.len(), max));
                 whole.extend_from_slice(&first);
-                whole.extend_from_slice(&rest);
-                Ok(whole.freeze())
             }
+            whole.extend_from_slice(&data);
         }
+        Ok(if whole.is_empty() { first } else { whole.freeze() })
     }
 }

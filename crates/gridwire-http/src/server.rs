@@ -173,7 +173,7 @@ impl Connection {
                 // Who asks before sending, or has a stream to reset, needs no reading past.
                 let asks = request.headers().contains_key(EXPECT) || request.version() == Version::HTTP_2;
                 let (head, incoming) = request.into_parts();
-                let (body, unread) = Unread::watch(incoming);
+                let (body, unread) = Unread::watch(incoming, Arc::clone(&clock));
                 let response = service.handle(Request::from_parts(head, body), peer).await;
                 if !asks && unread.is_there() {
                     tokio::select! {
@@ -256,6 +256,41 @@ mod tests {
         }
         drop(client);
         stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    #[tokio::test]
+    async fn a_body_that_stalls_is_not_waited_for() {
+        let clock =
+            Arc::new(gridwire_outside::ManualClock::new(gridwire_core::time::Timestamp::from_millis(1)));
+        let listener = SystemNet.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = Server {
+            listener,
+            tls: None,
+            service: Arc::new(Refusing),
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            options: ServerOptions::default(),
+        };
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        tasks.spawn(server.serve(stop.clone()));
+        let mut client = SystemNet.connect(address).await.unwrap();
+        client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc").await.unwrap();
+        let mut answer = vec![0; 4096];
+        // Time passes in steps, since nobody tells when the server has begun to read.
+        let count = loop {
+            tokio::select! {
+                biased;
+                count = client.read(&mut answer) => break count.unwrap(),
+                () = tokio::time::sleep(Duration::from_millis(5)) => clock.advance(Duration::from_secs(1)),
+            }
+        };
+        let answer = String::from_utf8_lossy(&answer[..count]);
+        assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+        stop.cancel();
+        clock.advance(Duration::from_secs(60));
         tasks.close();
         tasks.wait().await;
     }

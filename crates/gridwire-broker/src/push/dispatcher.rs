@@ -7,6 +7,7 @@
 
 mod pool;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, Weak};
@@ -50,7 +51,7 @@ pub(crate) struct Attempt {
     pub body: Bytes,
     pub content_type: &'static str,
     /// What is sent besides the headers that every request has. Values may be anybody's text.
-    pub headers: Vec<(&'static str, String)>,
+    pub headers: Vec<(Cow<'static, str>, String)>,
 }
 
 /// How an attempt ended.

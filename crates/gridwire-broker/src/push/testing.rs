@@ -238,7 +238,7 @@ impl Rig {
             key,
             body: bytes::Bytes::from_static(b"[{\"id\":\"1\"}]"),
             content_type: "application/json; charset=utf-8",
-            headers,
+            headers: headers.into_iter().map(|(name, value)| (name.into(), value)).collect(),
         };
         self.dispatcher.start(attempt, &self.done);
         key
@@ -307,7 +307,7 @@ pub(super) fn subscription(number: u32, url: &str, schema: DeliverySchema) -> Ar
             time_to_live: Duration::from_secs(86_400),
             dead_letter: false,
         },
-        webhook: Some(Webhook { url: url.to_owned(), schema }),
+        webhook: Some(Webhook { url: url.to_owned(), schema, attributes: Vec::new() }),
         dead_letter: None,
         filter: Arc::new(FilterSpec::default()),
     })

@@ -1,5 +1,6 @@
 //! What the shards' drivers let out into the world: reads of the log, attempts, dead letters.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -120,7 +121,14 @@ impl Outside {
             render::body([(&event, context)], webhook.schema, false, &mut body);
             // The service counts the attempts already made: 0 with the first.
             let made = attempt.attempt.saturating_sub(1);
-            let headers = render::delivery_headers(&event, &route.name, made, webhook.schema);
+            let own = render::delivery_headers(&event, &route.name, made, webhook.schema);
+            let mut headers: Vec<(Cow<'static, str>, String)> =
+                own.into_iter().map(|(name, value)| (Cow::Borrowed(name), value)).collect();
+            for (name, source) in &webhook.attributes {
+                if let Some(value) = render::attribute_value(&event, source) {
+                    headers.push((Cow::Owned(name.clone()), value));
+                }
+            }
             let key =
                 AttemptKey { subscription, offset: attempt.offset, id: attempt.id, attempt: attempt.attempt };
             let content_type = render::content_type(webhook.schema, false);

@@ -7,7 +7,7 @@ use gridwire_core::api_error::ApiError;
 use gridwire_core::event::{DeliverySchema, InputSchema};
 use gridwire_core::filter::FilterSpec;
 use gridwire_core::retry::{RetryPolicy, Tier};
-use gridwire_core::routing::{DeliveryMode, Webhook};
+use gridwire_core::routing::DeliveryMode;
 use serde_json::{Map, Value, json};
 
 use super::parts::dead_letter::{self, DeadLetter};
@@ -59,7 +59,7 @@ pub(super) fn read(properties: &Members<'_>, ground: Ground<'_>) -> Result<Box<d
             mode: DeliveryMode::Push { retry: RetryPolicy { tier: Tier::Basic } },
             attempts_max,
             time_to_live: Some(Duration::from_secs(60 * u64::from(time_to_live_minutes))),
-            webhook: Some(Webhook { url: destination.url.clone(), schema }),
+            webhook: Some(destination.webhook(schema)),
             dead_letter: dead_letter.as_ref().map(|dead_letter| dead_letter.destination.clone()),
             filter: Arc::new(filter),
             expires_at: read_expiration(properties)?,

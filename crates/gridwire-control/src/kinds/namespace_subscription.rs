@@ -9,7 +9,7 @@ use gridwire_core::event::DeliverySchema;
 use gridwire_core::filter::FilterSpec;
 use gridwire_core::limits::{LOCK_DURATION_MAX, LOCK_DURATION_MIN};
 use gridwire_core::retry::{RetryPolicy, Tier};
-use gridwire_core::routing::{DeliveryMode, Webhook};
+use gridwire_core::routing::DeliveryMode;
 use serde_json::{Map, Value, json};
 
 use super::parts::dead_letter::{self, DeadLetter};
@@ -74,10 +74,7 @@ pub(super) fn read(properties: &Members<'_>, _ground: Ground<'_>) -> Result<Box<
                 .integer("maxDeliveryCount", 1..=DELIVERY_COUNT_MAX)?
                 .unwrap_or(DELIVERY_COUNT_MAX),
             time_to_live,
-            webhook: destination.as_ref().map(|destination| Webhook {
-                url: destination.url.clone(),
-                schema: DeliverySchema::CloudEvent,
-            }),
+            webhook: destination.as_ref().map(|destination| destination.webhook(DeliverySchema::CloudEvent)),
             dead_letter: dead_letter.as_ref().map(|dead_letter| dead_letter.destination.clone()),
             filter,
             expires_at: read_expiration(properties)?,

@@ -2,6 +2,7 @@
 //! contract section 7 for the limits, `reliability` contract section 3.5 for the names that are taken.
 
 use gridwire_core::api_error::ApiError;
+use gridwire_core::routing::AttributeSource;
 use http::HeaderName;
 use serde_json::{Value, json};
 
@@ -27,6 +28,15 @@ enum Source {
 }
 
 impl DeliveryAttribute {
+    /// What the broker needs to know of it.
+    pub(super) fn route(&self) -> (String, AttributeSource) {
+        let source = match &self.source {
+            Source::Static { value, .. } => AttributeSource::Static(value.clone()),
+            Source::Dynamic { field } => AttributeSource::Dynamic(field.clone()),
+        };
+        (self.name.clone(), source)
+    }
+
     /// As ARM writes it; without `secrets`, a secret value is left out.
     pub(crate) fn to_arm(&self, secrets: bool) -> Value {
         match &self.source {

@@ -1,6 +1,8 @@
 //! Webhook destinations: `destination`, plain or in a `deliveryWithResourceIdentity`.
 
 use gridwire_core::api_error::ApiError;
+use gridwire_core::event::DeliverySchema;
+use gridwire_core::routing::Webhook;
 use serde_json::{Map, Value, json};
 use url::Url;
 
@@ -77,6 +79,12 @@ impl WebhookDestination {
                 }
             }
         }
+    }
+
+    /// What the broker needs to know of it.
+    pub(crate) fn webhook(&self, schema: DeliverySchema) -> Webhook {
+        let attributes = self.attributes.iter().map(DeliveryAttribute::route).collect();
+        Webhook { url: self.url.clone(), schema, attributes }
     }
 
     fn read_destination(destination: &Members<'_>, identity: Option<Identity>) -> Result<Self, ApiError> {
