@@ -99,6 +99,7 @@ impl Broker {
             dead_letters: DeadLetters::new(disk, data_dir.join("deadletter")),
             deliveries: Deliveries::default(),
             metrics: Metrics::default(),
+            fatal: CancellationToken::new(),
         };
         Ok(Arc::new(Self {
             outside: Arc::new(outside),
@@ -125,7 +126,7 @@ impl Broker {
         let labels: HashMap<_, _> =
             table.by_number.iter().map(|(number, topic)| (*number, data_plane::label(topic))).collect();
         let status = match self.shards() {
-            Some(shards) => shards.status().await,
+            Some(shards) => shards.status().await.unwrap_or_default(),
             None => Vec::new(),
         };
         let queues: Vec<_> = status
@@ -147,6 +148,9 @@ impl Broker {
         if health.failed {
             return Err("the log has failed".to_owned());
         }
+        if self.outside.fatal.is_cancelled() {
+            return Err("the broker cannot go on and is about to end".to_owned());
+        }
         if health.full {
             return Err("the disk is full: publishing is refused, deliveries go on".to_owned());
         }
@@ -166,6 +170,12 @@ impl Broker {
                 tracing::info!("some attempts were still in flight; they will be repeated after the next start");
             }
         }
+    }
+
+    /// Done when the broker cannot keep its promises any more: the process must end with the exit code of a
+    /// failed log. Cancel safe.
+    pub async fn failed(&self) {
+        self.outside.fatal.cancelled().await;
     }
 
     pub(crate) fn outside(&self) -> &Outside {
@@ -215,12 +225,18 @@ impl Broker {
             })?;
             Shards::start(recovered, &self.outside, &self.tasks, &self.stop)
         };
-        shards.subscribe_new(&*log, &old, &table).await?;
+        if shards.subscribe_new(&*log, &old, &table).await? {
+            // A publish that meets the new table is flushed before it is answered; where its subscription
+            // starts must not be known any less surely.
+            log.flush_state().await.map_err(|_| InstallError::Stopping)?;
+        }
         self.table.store(Arc::clone(&table));
         shards.unsubscribe_old(&old, &table).await?;
         self.outside.metrics.retain_topics(|number| table.by_number.contains_key(&number));
         // Only now: before, requests would find queues that are not awake yet.
-        let _ = self.shards.set(shards);
+        if self.shards.set(Arc::clone(&shards)).is_ok() {
+            shards.start_housekeeping(&self.outside, &self.tasks, &self.stop);
+        }
         Ok(())
     }
 }

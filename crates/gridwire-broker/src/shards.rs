@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use gridwire_core::ids::{ShardId, StateSeq, SubscriptionNumber, TopicNumber};
+use gridwire_core::ids::{Lsn, ShardId, StateSeq, SubscriptionNumber, TopicNumber};
 use gridwire_core::routing::{InstallError, RoutingTable, SubscriptionRoute};
 use gridwire_core::shard::{Decision, QueueStatus, Shard, SubscribeInput};
 use gridwire_store::{Frame, Log, ReadError, Recovered};
@@ -30,6 +30,8 @@ const COMMANDS_MAX: usize = 1_024;
 const FEED_BATCHES_MAX: usize = 16;
 /// Bytes of frames read at once.
 const FEED_BYTES: usize = 1 << 20;
+/// A pause before a failed read of the tail is tried again.
+const FEED_RETRY: Duration = Duration::from_millis(200);
 /// How often retention and snapshots are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
@@ -97,7 +99,7 @@ fn shard_of(topic: TopicNumber, count: usize) -> usize {
 }
 
 impl Shards {
-    /// Starts a driver for each shard, the feed and the housekeeping, all on `tasks`, until `stop`.
+    /// Starts a driver for each shard and the feed, all on `tasks`, until `stop`.
     pub(crate) fn start(
         recovered: RecoveredShards,
         outside: &Arc<Outside>,
@@ -124,10 +126,21 @@ impl Shards {
             handles.push(commands);
             feeds.push(feed);
         }
-        let shards = Arc::new(Self { handles, replies: AtomicU64::new(0) });
-        tasks.spawn(feed(Arc::clone(&outside.log), feeds, stop.clone()));
-        tasks.spawn(housekeeping(Arc::clone(&shards), Arc::clone(outside), stop.clone()));
-        shards
+        // Where the shards' recovered state ends: nothing is published before the first table is in use.
+        let (next, _) = outside.log.position();
+        tasks.spawn(feed(Arc::clone(outside), next, feeds, stop.clone()));
+        Arc::new(Self { handles, replies: AtomicU64::new(0) })
+    }
+
+    /// Starts snapshots and trimming. Only once every subscription of the first table is known to its shard:
+    /// before, state and events of those still missing would look unwanted.
+    pub(crate) fn start_housekeeping(
+        self: &Arc<Self>,
+        outside: &Arc<Outside>,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) {
+        tasks.spawn(housekeeping(Arc::clone(self), Arc::clone(outside), stop.clone()));
     }
 
     pub(crate) fn next_reply(&self) -> gridwire_core::shard::ReplyId {
@@ -145,13 +158,15 @@ impl Shards {
         let _ = self.handles[shard_of(topic, self.handles.len())].try_send(command);
     }
 
-    /// Makes the shards serve what `new` has and `old` had not, with their start recorded.
+    /// Makes the shards serve what `new` has and `old` had not, with their start recorded. Returns whether
+    /// there was anything new.
     pub(crate) async fn subscribe_new(
         &self,
         log: &dyn Log,
         old: &RoutingTable,
         new: &RoutingTable,
-    ) -> Result<(), InstallError> {
+    ) -> Result<bool, InstallError> {
+        let mut any = false;
         let known: HashMap<SubscriptionNumber, Arc<SubscriptionRoute>> =
             old.subscriptions().into_iter().map(|route| (route.number, route)).collect();
         for route in new.subscriptions() {
@@ -175,8 +190,9 @@ impl Shards {
             };
             let (done, recorded) = oneshot::channel();
             self.tell(route.topic, Command::Subscribe { input, route, done }, recorded).await?;
+            any = true;
         }
-        Ok(())
+        Ok(any)
     }
 
     /// Ends what `old` had and `new` has no more.
@@ -210,37 +226,45 @@ impl Shards {
         recorded.await.map_err(|_| InstallError::Stopping)
     }
 
-    /// Every queue's status, in order of subscription.
-    pub(crate) async fn status(&self) -> Vec<QueueStatus> {
+    /// Every queue's status, in order of subscription. `None` when a shard does not answer (any more): a part
+    /// of the queues is no basis for a decision.
+    pub(crate) async fn status(&self) -> Option<Vec<QueueStatus>> {
         let mut all = Vec::new();
         for handle in &self.handles {
             let (reply, answer) = oneshot::channel();
-            if handle.send(Command::Status { reply }).await.is_ok()
-                && let Ok(status) = answer.await
-            {
-                all.extend(status);
-            }
+            handle.send(Command::Status { reply }).await.ok()?;
+            all.extend(answer.await.ok()?);
         }
         all.sort_by_key(|status| status.subscription);
-        all
+        Some(all)
     }
 }
 
-/// Shows durable frames to the shards of their topics, in log order.
-async fn feed(log: Arc<dyn Log>, shards: Vec<mpsc::Sender<Vec<Frame>>>, stop: CancellationToken) {
-    let (mut next, _) = log.position();
+/// Shows durable frames to the shards of their topics, in log order, from `next` on.
+async fn feed(
+    outside: Arc<Outside>,
+    mut next: Lsn,
+    shards: Vec<mpsc::Sender<Vec<Frame>>>,
+    stop: CancellationToken,
+) {
     loop {
         let frames = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            frames = log.read(next, FEED_BYTES) => frames,
+            frames = outside.log.read(next, FEED_BYTES) => frames,
         };
         let frames = match frames {
             Ok(frames) => frames,
-            Err(error) => {
-                // Frames just written cannot be read: the store is broken, and says so to everybody.
-                tracing::error!(%error, lsn = %next, "failed to read the tail of the log");
+            Err(error @ ReadError::Damaged { .. }) => {
+                // Events just accepted cannot be shown to anybody. Recovery looks closer than we can.
+                tracing::error!(%error, lsn = %next, "the tail of the log is damaged");
+                outside.fatal.cancel();
                 return;
+            }
+            Err(error) => {
+                tracing::error!(%error, lsn = %next, "failed to read the tail of the log; trying again");
+                outside.clock.sleep(FEED_RETRY).await;
+                continue;
             }
         };
         let mut batches: Vec<Vec<Frame>> = vec![Vec::new(); shards.len()];
@@ -250,6 +274,10 @@ async fn feed(log: Arc<dyn Log>, shards: Vec<mpsc::Sender<Vec<Frame>>>, stop: Ca
         }
         for (shard, batch) in shards.iter().zip(batches) {
             if !batch.is_empty() && shard.send(batch).await.is_err() {
+                // Its driver is gone: we are stopping, or the others must not go on without it.
+                if !stop.is_cancelled() {
+                    outside.fatal.cancel();
+                }
                 return;
             }
         }
@@ -296,7 +324,8 @@ async fn trim(shards: &Shards, log: &dyn Log) -> Result<(), gridwire_store::Appe
         return Ok(());
     }
     let mut floors: HashMap<TopicNumber, u64> = HashMap::new();
-    for status in shards.status().await {
+    let Some(status) = shards.status().await else { return Ok(()) };
+    for status in status {
         let floor = floors.entry(status.topic).or_insert(u64::MAX);
         *floor = (*floor).min(status.floor.0);
     }

@@ -104,10 +104,12 @@ pub enum Input<'a> {
         outcome: Outcome,
         jitter: f64,
     },
-    /// The driver could not read the event's bytes.
+    /// The event's bytes are gone for good. `id` is that of the attempt, or the nonce of the lease, for which
+    /// they were wanted; `None` for a dead letter.
     Unreadable {
         subscription: SubscriptionNumber,
         offset: Offset,
+        id: Option<u64>,
     },
     DeadLetterWritten {
         subscription: SubscriptionNumber,
@@ -301,6 +303,14 @@ impl Shard {
     ) {
         let Some(topic) = self.topics.get_mut(&frame.topic) else { return };
         let seen = topic.tail;
+        if frame.first.0 > seen {
+            // Frames between were not shown to us: whoever was at the tail finds theirs by a scan.
+            for number in topic.slots.values() {
+                if let Some(queue) = self.queues.get_mut(number) {
+                    queue.fall_behind(seen);
+                }
+            }
+        }
         let mut touched: Vec<SubscriptionNumber> = Vec::new();
         let mut matched = std::mem::take(&mut self.scratch);
         for event in frame.events() {
@@ -374,9 +384,9 @@ impl Shard {
                 queue.attempted(FinishedAttempt { offset, id, outcome, jitter }, tail, now, out);
                 subscription
             }
-            Input::Unreadable { subscription, offset } => {
+            Input::Unreadable { subscription, offset, id } => {
                 let Some((queue, tail)) = self.queue(subscription) else { return };
-                queue.unreadable(offset, tail, out);
+                queue.unreadable(offset, id, tail, out);
                 subscription
             }
             Input::DeadLetterWritten { subscription, offset } => {

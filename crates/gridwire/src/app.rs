@@ -242,7 +242,10 @@ pub(crate) struct Running {
 impl Running {
     /// Done when the log has failed: the process must end with [`LOG_FAILED`]. Cancel safe.
     pub(crate) async fn log_failed(&self) {
-        self.log.failed().await;
+        tokio::select! {
+            () = self.log.failed() => {}
+            () = self.broker.failed() => {}
+        }
     }
 
     /// The clock, for whoever waits beside the server.

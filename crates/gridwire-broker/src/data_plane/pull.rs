@@ -88,7 +88,7 @@ pub(super) async fn receive(
     let (shortest, longest) = (limits::RECEIVE_WAIT_MIN.as_secs(), limits::RECEIVE_WAIT_MAX.as_secs());
     let wait = bounded(parts, "maxWaitTime", WAIT_DEFAULT, shortest, longest)?;
     let shards = broker.shards().ok_or_else(stopping)?;
-    let (reply, answer) = oneshot::channel();
+    let (reply, mut answer) = oneshot::channel();
     let id = shards.next_reply();
     let deadline = broker.now() + Duration::from_secs(wait);
     let max = u32::try_from(max).unwrap_or(limits::RECEIVE_EVENTS_MAX);
@@ -99,9 +99,13 @@ pub(super) async fn receive(
         return Err(stopping());
     }
     let answer = tokio::select! {
-        answer = answer => answer.map_err(|_| stopping())?,
+        biased;
+        answer = &mut answer => answer.map_err(|_| stopping())?,
         // A drain does not wait two minutes for a long poll: it ends with what there is.
-        () = broker.stopping() => return Ok(empty_receive()),
+        () = broker.stopping() => match answer.try_recv() {
+            Ok(answer) => answer,
+            Err(_) => return Ok(empty_receive()),
+        },
     };
     waiting.answered = true;
     match answer {
@@ -121,6 +125,28 @@ fn empty_receive() -> Response {
     gridwire_http::json(StatusCode::OK, &b"{\"value\":[]}"[..])
 }
 
+/// Locks that nobody knows of yet: they end at once when the answer does not leave.
+struct Unsent<'a> {
+    shards: &'a Shards,
+    topic: TopicNumber,
+    subscription: SubscriptionNumber,
+    tokens: Vec<LockToken>,
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        if self.tokens.is_empty() {
+            return;
+        }
+        // Nobody waits for the results.
+        let (reply, _) = oneshot::channel();
+        let verb = SettleVerb::Release { delay: Duration::ZERO };
+        let (subscription, id) = (self.subscription, self.shards.next_reply());
+        let tokens = std::mem::take(&mut self.tokens);
+        self.shards.try_send(self.topic, Command::Settle { subscription, id, verb, tokens, reply });
+    }
+}
+
 /// Joins the leases with their events' bytes.
 async fn received(
     broker: &Broker,
@@ -131,13 +157,19 @@ async fn received(
     let outside = broker.outside();
     let mut offsets: Vec<Offset> = events.iter().map(|event| event.offset).collect();
     offsets.sort_unstable();
-    let fetched = match outside.log.fetch(route.topic, offsets).await {
-        Ok(fetched) => fetched,
-        Err(error) => {
-            tracing::error!(%error, subscription = route.name, "failed to read events for a receiver");
-            Vec::new()
-        }
+    let token = |leased: &LeasedEvent| LockToken {
+        subscription: route.number,
+        offset: leased.offset,
+        delivery: leased.delivery,
+        nonce: leased.nonce,
     };
+    let tokens = events.iter().map(token).collect();
+    let mut unsent = Unsent { shards, topic: route.topic, subscription: route.number, tokens };
+    let fetched = outside.log.fetch(route.topic, offsets).await.map_err(|error| {
+        tracing::error!(%error, subscription = route.name, "failed to read events for a receiver");
+        ApiError::new(ErrorCode::Unavailable, "The events cannot be read right now. Try again.")
+            .with_retry_after(Duration::from_secs(1))
+    })?;
     let bytes: usize = fetched.iter().map(|event| event.event.len() + 160).sum();
     let mut out = Vec::with_capacity(bytes + 16);
     out.extend_from_slice(b"{\"value\":[");
@@ -148,16 +180,13 @@ async fn received(
             .ok()
             .and_then(|place| Event::decode(&fetched[place].event));
         let Some(event) = event else {
-            let command = Command::Unreadable { subscription: route.number, offset: leased.offset };
+            // No longer retained: it cannot be delivered any more.
+            let (subscription, offset, nonce) = (route.number, leased.offset, leased.nonce);
+            let command = Command::Unreadable { subscription, offset, nonce };
             shards.send(route.topic, command).await;
             continue;
         };
-        let token = broker.tokens().seal(LockToken {
-            subscription: route.number,
-            offset: leased.offset,
-            delivery: leased.delivery,
-            nonce: leased.nonce,
-        });
+        let token = broker.tokens().seal(token(leased));
         if count > 0 {
             out.push(b',');
         }
@@ -181,6 +210,7 @@ async fn received(
         });
     }
     out.extend_from_slice(b"]}");
+    unsent.tokens.clear();
     outside.metrics.received_events.fetch_add(count, Ordering::Relaxed);
     Ok(gridwire_http::json(StatusCode::OK, out))
 }

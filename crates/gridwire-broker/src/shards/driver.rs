@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use gridwire_core::ids::{Offset, ShardId, StateSeq, SubscriptionNumber};
 use gridwire_core::lock_token::LockToken;
+use gridwire_core::retry::Outcome;
 use gridwire_core::routing::SubscriptionRoute;
 use gridwire_core::shard::{
     Answer, Effect, Input, LeasedEvent, Output, QueueStatus, ReplyId, SettleVerb, Shard, SubscribeInput,
@@ -26,6 +27,8 @@ use crate::push::Finished;
 
 /// Inputs taken into one group at most, so that answers do not wait for an endless group.
 const GROUP_INPUTS_MAX: usize = 256;
+/// Bytes of one recorded group, about; far below what a state log takes at once.
+const GROUP_BYTES_MAX: usize = 1 << 20;
 /// Finished attempts waiting for the shard. At least what all endpoints' connections can finish at once;
 /// beyond it their workers wait, which only slows them.
 const FINISHED_MAX: usize = 4_096;
@@ -74,10 +77,11 @@ pub(crate) enum Command {
         tokens: Vec<LockToken>,
         reply: oneshot::Sender<SettleReply>,
     },
-    /// The bytes of a leased event could not be read.
+    /// The bytes of a leased event are gone for good.
     Unreadable {
         subscription: SubscriptionNumber,
         offset: Offset,
+        nonce: u64,
     },
     Status {
         reply: oneshot::Sender<Vec<QueueStatus>>,
@@ -268,8 +272,8 @@ impl Driver {
                 self.waiters.insert(id, Waiter::Settle(reply));
                 self.input(Input::Settle { subscription, reply: id, verb, tokens: &tokens });
             }
-            Command::Unreadable { subscription, offset } => {
-                self.input(Input::Unreadable { subscription, offset });
+            Command::Unreadable { subscription, offset, nonce } => {
+                self.input(Input::Unreadable { subscription, offset, id: Some(nonce) });
             }
             Command::Status { reply } => {
                 // Nobody waiting any more is fine.
@@ -301,10 +305,18 @@ impl Driver {
                 self.input(Input::Scanned { subscription, from, matches: &positions, next });
             }
             Done::ScanFailed { subscription } => self.input(Input::ScanFailed { subscription }),
-            Done::Unreadable { subscription, offsets } => {
-                for offset in offsets {
-                    self.input(Input::Unreadable { subscription, offset });
+            Done::Unstarted { subscription, gone, failed } => {
+                for Attempting { offset, id, .. } in gone {
+                    self.input(Input::Unreadable { subscription, offset, id: Some(id) });
                 }
+                // Nothing was sent, and nothing is lost: tried again like any failed attempt.
+                for Attempting { offset, id, .. } in failed {
+                    let outcome = Outcome::Unreachable;
+                    self.input(Input::Attempted { subscription, offset, id, outcome, jitter: 0.0 });
+                }
+            }
+            Done::LetterGone { subscription, offset } => {
+                self.input(Input::Unreadable { subscription, offset, id: None });
             }
             Done::DeadLetter { subscription, offset, written: true } => {
                 self.input(Input::DeadLetterWritten { subscription, offset });
@@ -319,10 +331,18 @@ impl Driver {
         if self.out.decisions.is_empty() {
             return Ok(());
         }
+        // Usually one group; a mass expiry is cut, since each decision stands for itself.
         let mut group = Vec::with_capacity(self.out.decisions.len() * 32);
-        for decision in self.out.decisions.drain(..) {
+        for decision in std::mem::take(&mut self.out.decisions) {
             decision.encode(&mut group);
+            if group.len() >= GROUP_BYTES_MAX {
+                self.append(std::mem::take(&mut group)).await?;
+            }
         }
+        if group.is_empty() { Ok(()) } else { self.append(group).await }
+    }
+
+    async fn append(&mut self, group: Vec<u8>) -> Result<(), AppendError> {
         loop {
             match self.outside.log.append_state(self.id, group.clone(), self.last).await {
                 Ok(seq) => {
@@ -334,7 +354,11 @@ impl Driver {
                 Err(AppendError::Overloaded | AppendError::StorageFull) => {
                     self.outside.clock.sleep(std::time::Duration::from_millis(50)).await;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    tracing::error!(%error, shard = %self.id, "failed to record decisions");
+                    self.outside.fatal.cancel();
+                    return Err(error);
+                }
             }
         }
     }

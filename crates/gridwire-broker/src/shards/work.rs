@@ -15,6 +15,7 @@ use gridwire_core::shard::{DeadLetterReason, Position};
 use gridwire_outside::{Clock, Rng};
 use gridwire_store::Log;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::driver::Attempting;
 use crate::dead_letter::{DeadLetters, dead_letter_guid};
@@ -36,15 +37,38 @@ pub(crate) struct Outside {
     pub(crate) dead_letters: DeadLetters,
     pub(crate) deliveries: Deliveries,
     pub(crate) metrics: Metrics,
+    /// Cancelled when the broker cannot keep its promises any more: the process must end.
+    pub(crate) fatal: CancellationToken,
 }
 
 /// How a piece of work ended.
 pub(super) enum Done {
     Nothing,
-    Scanned { subscription: SubscriptionNumber, from: Offset, positions: Vec<Position>, next: u64 },
-    ScanFailed { subscription: SubscriptionNumber },
-    Unreadable { subscription: SubscriptionNumber, offsets: Vec<Offset> },
-    DeadLetter { subscription: SubscriptionNumber, offset: Offset, written: bool },
+    Scanned {
+        subscription: SubscriptionNumber,
+        from: Offset,
+        positions: Vec<Position>,
+        next: u64,
+    },
+    ScanFailed {
+        subscription: SubscriptionNumber,
+    },
+    /// Attempts that did not start: their events are no longer there, or could not be read just now.
+    Unstarted {
+        subscription: SubscriptionNumber,
+        gone: Vec<Attempting>,
+        failed: Vec<Attempting>,
+    },
+    /// The event of a dead letter is no longer there.
+    LetterGone {
+        subscription: SubscriptionNumber,
+        offset: Offset,
+    },
+    DeadLetter {
+        subscription: SubscriptionNumber,
+        offset: Offset,
+        written: bool,
+    },
 }
 
 /// A dead letter to be written.
@@ -100,12 +124,12 @@ impl Outside {
         let fetched = match self.log.fetch(route.topic, offsets).await {
             Ok(fetched) => fetched,
             Err(error) => {
+                // Perhaps only one of them is damaged, or none: no event is given up for that.
                 tracing::error!(%error, %subscription, "failed to read events for delivery");
-                let offsets = attempts.iter().map(|attempt| attempt.offset).collect();
-                return Done::Unreadable { subscription, offsets };
+                return Done::Unstarted { subscription, gone: Vec::new(), failed: attempts };
             }
         };
-        let mut unreadable = Vec::new();
+        let mut gone = Vec::new();
         for attempt in attempts {
             let found = fetched.binary_search_by_key(&attempt.offset, |event| event.offset);
             let event = found.ok().and_then(|place| {
@@ -113,7 +137,7 @@ impl Outside {
                 Some((Event::decode(&fetched.event)?, fetched.time))
             });
             let Some((event, published)) = event else {
-                unreadable.push(attempt.offset);
+                gone.push(attempt);
                 continue;
             };
             let context = render::DeliveryContext { topic_resource_id: &route.topic_resource_id, published };
@@ -136,11 +160,10 @@ impl Outside {
             let attempt = Attempt { subscription: Arc::clone(&route), key, body, content_type, headers };
             self.dispatcher.start(attempt, &finished);
         }
-        if unreadable.is_empty() {
-            Done::Nothing
-        } else {
-            Done::Unreadable { subscription, offsets: unreadable }
+        if gone.is_empty() {
+            return Done::Nothing;
         }
+        Done::Unstarted { subscription, gone, failed: Vec::new() }
     }
 
     pub(super) async fn dead_letter(self: Arc<Self>, route: Arc<SubscriptionRoute>, letter: Letter) -> Done {
@@ -154,13 +177,13 @@ impl Outside {
             Ok(fetched) => fetched,
             Err(error) => {
                 tracing::error!(%error, %subscription, "failed to read an event for its dead letter");
-                return Done::Unreadable { subscription, offsets: vec![offset] };
+                return Done::DeadLetter { subscription, offset, written: false };
             }
         };
         let Some((event, published)) =
             fetched.first().and_then(|fetched| Some((Event::decode(&fetched.event)?, fetched.time)))
         else {
-            return Done::Unreadable { subscription, offsets: vec![offset] };
+            return Done::LetterGone { subscription, offset };
         };
         let now = self.clock.now();
         let context = render::DeliveryContext { topic_resource_id: &route.topic_resource_id, published };

@@ -174,6 +174,13 @@ impl Queue {
         self.ready.push_back(position);
     }
 
+    /// Frames from `from` on were not shown: they are scanned for.
+    pub(super) fn fall_behind(&mut self, from: u64) {
+        if self.cursor == Cursor::Tail {
+            self.cursor = Cursor::Behind(from);
+        }
+    }
+
     /// The driver's answer to [`Effect::Scan`]: everything that matched in `from..next`.
     pub(super) fn scanned(&mut self, from: u64, matches: &[Position], next: u64, tail: u64) {
         self.scanning = false;
@@ -322,11 +329,23 @@ impl Queue {
         }
     }
 
-    /// The event's bytes are not to be had: damaged or no longer retained. It can't be delivered any more.
-    pub(super) fn unreadable(&mut self, offset: Offset, tail: u64, out: &mut Output) {
-        self.in_flight.remove(&offset.0);
-        self.letters_in_flight.remove(&offset.0);
-        self.settled_one(Settlement::Damaged, offset, tail, out);
+    /// The event's bytes are not to be had: it can't be delivered any more. Ignored when whoever wanted them
+    /// no longer holds the event.
+    pub(super) fn unreadable(&mut self, offset: Offset, id: Option<u64>, tail: u64, out: &mut Output) {
+        let held = match id {
+            None => self.letters_in_flight.remove(&offset.0).is_some(),
+            Some(id) => {
+                let leased = self.state.leases.get(&offset.0).is_some_and(|lease| lease.nonce == id);
+                let in_flight = self.in_flight.get(&offset.0).is_some_and(|flight| flight.id == id);
+                if in_flight {
+                    self.in_flight.remove(&offset.0);
+                }
+                leased || in_flight
+            }
+        };
+        if held {
+            self.settled_one(Settlement::Damaged, offset, tail, out);
+        }
     }
 
     pub(super) fn dead_letter_written(&mut self, offset: Offset, tail: u64, out: &mut Output) {

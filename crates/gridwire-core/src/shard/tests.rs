@@ -580,3 +580,33 @@ fn random_histories_with_crashes_settle_every_event_once() {
         assert_eq!(driver.floor(), driver.end(), "seed {seed}");
     }
 }
+
+#[test]
+fn frames_that_were_not_shown_are_found_by_a_scan() {
+    let mut driver = Driver::new(pull());
+    driver.publish(1);
+    // Three events become durable without their frame being shown; the next frame is.
+    for _ in 0..3 {
+        driver.log.push((driver.end(), driver.now));
+    }
+    driver.publish(1);
+    assert_eq!(offsets(&driver.receive(10)), [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn only_the_holder_of_an_event_can_say_that_it_is_gone() {
+    let mut driver = Driver::new(pull());
+    driver.publish(1);
+    let first = driver.receive(1);
+    driver.advance_to(at(60));
+    let second = driver.receive(1);
+    let gone = |token: &LockToken| Input::Unreadable {
+        subscription: ONE,
+        offset: token.offset,
+        id: Some(token.nonce),
+    };
+    driver.input(gone(&first[0]));
+    assert_eq!(driver.totals().dropped, 0);
+    driver.input(gone(&second[0]));
+    assert_eq!((driver.totals().dropped, driver.floor()), (1, 1));
+}

@@ -13,6 +13,7 @@ use gridwire_outside::{Disk, DiskFile, OpenMode};
 use super::format::{FRAME_BYTES, Frame, HEADER_BYTES, Header, HeaderFault, Kind, Seed};
 use super::shared::Shared;
 use super::writer::{ASIDE_SUFFIX, log_path};
+use crate::embedded::writer::is_no_space;
 use crate::log::{AppendError, Recovered, SnapshotPart};
 
 /// Bytes gathered before they are written.
@@ -44,7 +45,7 @@ pub(super) fn write(shared: &Shared, parts: &[SnapshotPart]) -> Result<(), Appen
     }
     let file = match written {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+        Err(error) if is_no_space(&error) => {
             // If the removal fails, the next snapshot or the next start meets the file and replaces it.
             let _ = shared.disk.remove(&aside);
             return Err(AppendError::StorageFull);
@@ -142,7 +143,7 @@ fn fatal(shared: &Shared, doing: &str, error: &io::Error) -> AppendError {
 }
 
 fn is_full<T>(outcome: &io::Result<T>) -> bool {
-    outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull)
+    outcome.as_ref().is_err_and(is_no_space)
 }
 
 /// Why a snapshot was not read.

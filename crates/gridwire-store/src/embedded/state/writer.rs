@@ -12,6 +12,7 @@ use gridwire_outside::{Disk, DiskFile, OpenMode};
 use super::SettleDurability;
 use super::format::{FRAME_BYTES, Frame, HEADER_BYTES, Header, Kind, Seed};
 use super::shared::{Answer, Failed, LogFile, Shared, Tail};
+use crate::embedded::writer::is_no_space;
 use crate::log::AppendError;
 
 /// A group on its way to the log.
@@ -191,7 +192,7 @@ impl Writer {
         }
         let file = match created {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            Err(error) if is_no_space(&error) => {
                 // If the removal fails, the next attempt meets the same file and reuses it.
                 let _ = shared.disk.remove(&aside_path(&shared.dir, number));
                 return Err(RollError::Full);
@@ -251,5 +252,5 @@ impl Writer {
 }
 
 fn is_full<T>(outcome: &io::Result<T>) -> bool {
-    outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull)
+    outcome.as_ref().is_err_and(is_no_space)
 }
