@@ -65,6 +65,8 @@ async fn dispatch(scenario: Scenario, output: Output) -> anyhow::Result<()> {
         Scenario::Pull(args) => scenario::pull::run(&args).await?,
         Scenario::Push(args) => scenario::push::run(&args).await?,
         Scenario::Latency(args) => scenario::latency::run(&args).await?,
+        Scenario::Isolation(args) => scenario::isolation::run(&args).await?,
+        Scenario::Backlog(args) => scenario::backlog::run(&args).await?,
         Scenario::Match(args) => matching::run(args).await?,
         Scenario::Disk(args) => disk::run(args).await?,
         Scenario::BaselineServer(args) => return baseline::serve_as_child(&args).await,
@@ -79,6 +81,11 @@ fn print(report: &Report, output: Output) -> anyhow::Result<()> {
         Output::Json => format!("{:#}\n", report.to_json()),
     };
     std::io::stdout().write_all(text.as_bytes()).context("failed to print the report")?;
+    anyhow::ensure!(
+        report.faults.is_empty(),
+        "the server did not do what it should: {}",
+        report.faults.join("; ")
+    );
     match report.dead_series() {
         Some(reason) => anyhow::bail!("nothing was measured: {reason}"),
         None => Ok(()),

@@ -24,6 +24,10 @@ pub(crate) enum Scenario {
     Push(PushArgs),
     /// Publish at a fixed rate and time each event until its webhook has it
     Latency(LatencyArgs),
+    /// Time deliveries to healthy webhooks with and without sick ones beside them
+    Isolation(IsolationArgs),
+    /// Let pull subscriptions fall far behind: memory, a crash, catching up, and who else notices
+    Backlog(BacklogArgs),
     /// Find the subscriptions that get an event, in this process
     Match(MatchArgs),
     /// Write and flush groups to a file: the most that batched publishing could reach
@@ -221,6 +225,72 @@ pub(crate) struct LatencyArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+pub(crate) struct IsolationArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Endpoints that take deliveries at once
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=90))]
+    pub(crate) healthy: u32,
+    /// Endpoints that answer late
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=5))]
+    pub(crate) hanging: u32,
+    /// Endpoints that answer 500
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=5))]
+    pub(crate) failing: u32,
+    /// How late
+    #[arg(long, default_value = "30s", value_parser = parse_duration)]
+    pub(crate) hang: Duration,
+    /// Bytes of one event
+    #[arg(long, default_value = "1KiB", value_parser = parse_bytes)]
+    pub(crate) size: usize,
+    /// Events per second (default: half of what the healthy endpoints get at most)
+    #[arg(long, value_parser = parse_rate)]
+    pub(crate) rate: Option<f64>,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BacklogArgs {
+    /// Where the server, which is killed once, gets its temporary data directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) temp_dir: Option<PathBuf>,
+    /// Events in the backlog
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(100..=100_000_000))]
+    pub(crate) events: u64,
+    /// Pull subscriptions of the topic, each matching every event
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=100))]
+    pub(crate) subscriptions: u32,
+    /// Bytes of one event
+    #[arg(long, default_value = "200", value_parser = parse_bytes)]
+    pub(crate) size: usize,
+    /// Subscriptions that catch up, having acknowledged none, a part, and so on, of the backlog
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
+    pub(crate) behind: u32,
+    /// Receivers of each subscription that has any
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) receivers: u32,
+    /// Events in one publish request of the backlog
+    #[arg(long, short, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) batch: u32,
+    /// Connections that publish it
+    #[arg(long, short, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) connections: u32,
+    /// Events per second published while the receiver at the tail is timed
+    #[arg(long, default_value = "200", value_parser = parse_rate)]
+    pub(crate) rate: f64,
+    /// How long the receiver at the tail is timed before and again after the others catch up
+    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    pub(crate) quiet: Duration,
+    /// Rest before memory is read
+    #[arg(long, default_value = "3s", value_parser = parse_duration)]
+    pub(crate) rest: Duration,
+    /// Time that publishing, and catching up, may each take
+    #[arg(long, default_value = "10m", value_parser = parse_duration)]
+    pub(crate) limit: Duration,
+}
+
+#[derive(Clone, Debug, Args)]
 pub(crate) struct DiskArgs {
     /// Directory on the disk to measure
     #[arg(long, default_value = ".")]
@@ -349,7 +419,9 @@ mod tests {
 
     #[test]
     fn every_scenario_runs_without_options_where_nothing_must_be_chosen() {
-        for name in ["publish", "pull", "push", "disk", "match", "latency --half-load"] {
+        for name in
+            ["publish", "pull", "push", "disk", "match", "latency --half-load", "isolation", "backlog"]
+        {
             assert!(parse(&format!("bench {name}")).is_ok(), "{name}");
         }
         <Cli as clap::CommandFactory>::command().debug_assert();

@@ -47,6 +47,12 @@ impl Usage {
     }
 }
 
+/// Bytes that a process holds resident and that no file stands behind: what it would need without any page
+/// cache. `None` when there is no such process, or no `/proc`.
+pub(crate) fn anonymous_memory(pid: u32) -> Option<u64> {
+    parse_kib(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "RssAnon:")
+}
+
 /// User and system time: the 14th and 15th field. The 2nd is the program's name in parentheses and may
 /// contain anything, so counting begins behind the last `)`.
 fn parse_cpu(stat: &str) -> Option<Duration> {
@@ -58,7 +64,11 @@ fn parse_cpu(stat: &str) -> Option<Duration> {
 }
 
 fn parse_peak(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    parse_kib(status, "VmHWM:")
+}
+
+fn parse_kib(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)
 }
@@ -76,6 +86,12 @@ impl Process {
 
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Ends it on the spot, as a crash would.
+    pub(crate) fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     /// How it ended, if it did.
@@ -132,6 +148,7 @@ mod tests {
     fn peak_memory_is_the_high_water_mark() {
         assert_eq!(parse_peak("VmPeak:\t  900 kB\nVmHWM:\t   40 kB\nVmRSS:\t 30 kB\n"), Some(40_960));
         assert_eq!(parse_peak("VmRSS:\t 30 kB\n"), None);
+        assert_eq!(parse_kib("RssAnon:\t 2 kB\nRssFile:\t 9 kB\n", "RssAnon:"), Some(2_048));
     }
 
     #[test]

@@ -69,7 +69,89 @@ impl Series {
 pub(crate) struct Ratio {
     name: String,
     values: Vec<f64>,
-    aim: Option<f64>,
+    aim: Option<Aim>,
+}
+
+/// What the design asks of a ratio.
+#[derive(Clone, Copy, Debug)]
+enum Aim {
+    Least(f64),
+    Most(f64),
+}
+
+/// A cell of a [`Table`]: a figure that people and programs are shown differently.
+#[derive(Clone, Debug)]
+pub(crate) enum Cell {
+    Count(u64),
+    /// A rate or a time in seconds, to one decimal.
+    Decimal(f64),
+    Micros(u64),
+    Bytes(u64),
+    /// A difference of bytes.
+    More(i64),
+    Unknown,
+}
+
+impl Cell {
+    fn to_text(&self) -> String {
+        let mebibytes = |bytes: u64| format!("{:.1} MiB", float(bytes) / f64::from(1 << 20));
+        match *self {
+            Self::Count(count) => show_count(count),
+            Self::Decimal(value) => format!("{value:.1}"),
+            Self::Micros(micros) => show_micros(micros),
+            Self::Bytes(bytes) => mebibytes(bytes),
+            Self::More(bytes) => {
+                let sign = if bytes < 0 { '-' } else { '+' };
+                format!("{sign}{}", mebibytes(bytes.unsigned_abs()))
+            }
+            Self::Unknown => "-".to_owned(),
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        match *self {
+            Self::Count(value) | Self::Micros(value) | Self::Bytes(value) => json!(value),
+            Self::Decimal(value) => json!(value),
+            Self::More(value) => json!(value),
+            Self::Unknown => Value::Null,
+        }
+    }
+}
+
+/// Figures that belong together and are no series.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    pub(crate) name: &'static str,
+    /// The column's heading, and its name in JSON with the unit.
+    pub(crate) columns: &'static [(&'static str, &'static str)],
+    pub(crate) rows: Vec<(String, Vec<Cell>)>,
+}
+
+impl Table {
+    pub(crate) fn new(name: &'static str, columns: &'static [(&'static str, &'static str)]) -> Self {
+        Self { name, columns, rows: Vec::new() }
+    }
+
+    fn to_text(&self, out: &mut String) {
+        let mut heading = vec![self.name.to_owned()];
+        heading.extend(self.columns.iter().map(|(name, _)| (*name).to_owned()));
+        let mut rows = vec![heading];
+        for (name, cells) in &self.rows {
+            rows.push([name.clone()].into_iter().chain(cells.iter().map(Cell::to_text)).collect());
+        }
+        align(&rows, out);
+    }
+
+    fn to_json(&self) -> Value {
+        let rows = self.rows.iter().map(|(name, cells)| {
+            let mut row = Map::from_iter([("name".to_owned(), json!(name))]);
+            for ((_, key), cell) in self.columns.iter().zip(cells) {
+                row.insert((*key).to_owned(), cell.to_json());
+            }
+            Value::Object(row)
+        });
+        json!({ "name": self.name, "rows": rows.collect::<Vec<_>>() })
+    }
 }
 
 impl Ratio {
@@ -80,8 +162,13 @@ impl Ratio {
         Self {
             name: format!("{} / {}", measured.name, yardstick.name),
             values: pairs.map(|(a, b)| quotient(a.events_per_second(), b.events_per_second())).collect(),
-            aim,
+            aim: aim.map(Aim::Least),
         }
+    }
+
+    /// A ratio that should stay at or below `aim`.
+    pub(crate) fn at_most(name: &str, value: f64, aim: f64) -> Self {
+        Self { name: name.to_owned(), values: vec![value], aim: Some(Aim::Most(aim)) }
     }
 
     pub(crate) fn median(&self) -> f64 {
@@ -97,6 +184,9 @@ pub(crate) struct Report {
     pub(crate) facts: Vec<(&'static str, Value)>,
     pub(crate) series: Vec<Series>,
     pub(crate) ratios: Vec<Ratio>,
+    pub(crate) tables: Vec<Table>,
+    /// What is wrong with the server rather than slow: then the program ends with an error.
+    pub(crate) faults: Vec<String>,
     /// What the server used from its start to the end of the measurement.
     pub(crate) server: Option<Usage>,
     /// What the generator itself used: where that is most of the machine, it is what was measured.
@@ -112,6 +202,8 @@ impl Report {
             facts: Vec::new(),
             series: Vec::new(),
             ratios: Vec::new(),
+            tables: Vec::new(),
+            faults: Vec::new(),
             server: None,
             generator: None,
             notes: debug_note().into_iter().collect(),
@@ -138,8 +230,14 @@ impl Report {
             .ratios
             .iter()
             .map(|ratio| {
+                let (aim, bound) = match ratio.aim {
+                    Some(Aim::Least(aim)) => (Some(aim), Some("least")),
+                    Some(Aim::Most(aim)) => (Some(aim), Some("most")),
+                    None => (None, None),
+                };
                 json!({
-                    "name": ratio.name, "median": ratio.median(), "slices": ratio.values, "aim": ratio.aim,
+                    "name": ratio.name, "median": ratio.median(), "slices": ratio.values, "aim": aim,
+                    "aim_at": bound,
                 })
             })
             .collect();
@@ -148,6 +246,8 @@ impl Report {
             "facts": facts,
             "series": self.series.iter().map(series_json).collect::<Vec<_>>(),
             "ratios": ratios,
+            "tables": self.tables.iter().map(Table::to_json).collect::<Vec<_>>(),
+            "faults": self.faults,
             "server": self.server.map(usage_json),
             "generator": self.generator.map(usage_json),
             "notes": self.notes,
@@ -166,19 +266,29 @@ impl Report {
             };
             let _ = writeln!(out, "  {:width$}  {value}", name.replace('_', " "));
         }
-        out.push('\n');
-        let mut rows = vec![headings()];
-        rows.extend(self.series.iter().map(row));
-        align(&rows, &mut out);
+        if !self.series.is_empty() {
+            out.push('\n');
+            let mut rows = vec![headings()];
+            rows.extend(self.series.iter().map(row));
+            align(&rows, &mut out);
+        }
         for series in &self.series {
             let tally = series.total().tally;
             if let Some(sample) = &tally.sample {
                 let _ = writeln!(out, "  {}: {} failed, {sample}", series.name, counts(&tally.failures));
             }
         }
+        for table in &self.tables {
+            out.push('\n');
+            table.to_text(&mut out);
+        }
         for ratio in &self.ratios {
             let slices: Vec<_> = ratio.values.iter().map(|value| format!("{value:.2}")).collect();
-            let aim = ratio.aim.map(|aim| format!("; aim {aim:.2}")).unwrap_or_default();
+            let aim = match ratio.aim {
+                Some(Aim::Least(aim)) => format!("; aim {aim:.2}"),
+                Some(Aim::Most(aim)) => format!("; aim at most {aim:.2}"),
+                None => String::new(),
+            };
             let _ = writeln!(
                 out,
                 "\n  {}  {:.2}  (slices {}{aim})",
@@ -197,6 +307,9 @@ impl Report {
         }
         for note in &self.notes {
             let _ = writeln!(out, "\n  note: {note}");
+        }
+        for fault in &self.faults {
+            let _ = writeln!(out, "\n  wrong: {fault}");
         }
         out
     }
@@ -387,6 +500,24 @@ mod tests {
         assert_eq!(json["ratios"][0]["median"], 0.5);
         assert_eq!(json["server"]["memory_peak_bytes"], 3 << 20);
         assert_eq!(report.dead_series(), None);
+    }
+
+    #[test]
+    fn a_table_has_figures_for_people_and_for_programs() {
+        let mut table = Table::new("point", &[("memory", "memory_bytes"), ("above", "above_bytes")]);
+        table.rows.push(("idle".to_owned(), vec![Cell::Bytes(3 << 20), Cell::More(-(1 << 19))]));
+        let mut report = Report::new("backlog");
+        report.tables.push(table);
+        report.ratios.push(Ratio::at_most("with / without", 1.25, 1.5));
+        report.faults.push("two are missing".to_owned());
+        let text = report.to_text();
+        for part in ["3.0 MiB", "-0.5 MiB", "(slices 1.25; aim at most 1.50)", "wrong: two are missing"] {
+            assert!(text.contains(part), "`{part}` is not in\n{text}");
+        }
+        let json = report.to_json();
+        assert_eq!(json["tables"][0]["rows"][0]["memory_bytes"], 3 << 20);
+        assert_eq!(json["tables"][0]["rows"][0]["above_bytes"], -(1 << 19));
+        assert_eq!(json["ratios"][0]["aim_at"], "most");
     }
 
     #[test]

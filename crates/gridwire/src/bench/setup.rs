@@ -51,6 +51,8 @@ pub(crate) enum Delivery<'a> {
 /// A topic that was made.
 #[derive(Debug)]
 pub(crate) struct Topic {
+    /// Its path below the provider.
+    pub(crate) path: String,
     pub(crate) publish: Route,
     /// One for each pull subscription.
     pub(crate) pull: Vec<Pull>,
@@ -72,10 +74,7 @@ impl Plan<'_> {
     }
 
     async fn make_custom(&self, on: &mut Management) -> anyhow::Result<Vec<Topic>> {
-        let schema = match self.schema {
-            Schema::Cloudevents => "CloudEventSchemaV1_0",
-            Schema::Eventgrid => "EventGridSchema",
-        };
+        let schema = schema_name(self.schema);
         let Delivery::Push { url, events_max } = self.delivery else {
             anyhow::bail!("custom topics have no pull subscriptions; choose `--kind namespace`");
         };
@@ -87,22 +86,13 @@ impl Plan<'_> {
             let made = on.put(&path, &body).await?;
             let key = on.key(&path).await?;
             for number in 0..self.subscriptions {
-                let mut webhook = json!({ "endpointUrl": url });
-                if events_max > 1 {
-                    webhook["maxEventsPerBatch"] = json!(events_max);
-                    webhook["preferredBatchSizeInKilobytes"] = json!(1024);
-                }
-                let body = json!({ "properties": {
-                    "destination": { "endpointType": "WebHook", "properties": webhook },
-                    "eventDeliverySchema": schema,
-                } });
-                on.put(&format!("{path}/eventSubscriptions/webhook-{number}"), &body).await?;
+                on.subscribe(&path, &format!("webhook-{number}"), self.schema, url, events_max).await?;
             }
             let endpoint = made["properties"]["endpoint"].as_str().context("the topic has no endpoint")?;
             let publish = basic_route(&on.target, endpoint)?
                 .with("aeg-sas-key", &key)?
                 .with("content-type", self.content_type)?;
-            topics.push(Topic { publish, pull: Vec::new() });
+            topics.push(Topic { path, publish, pull: Vec::new() });
         }
         Ok(topics)
     }
@@ -119,11 +109,12 @@ impl Plan<'_> {
         let mut topics = Vec::new();
         for index in 0..self.topics {
             let topic = format!("topic-{index}");
-            on.put(&format!("{namespace}/topics/{topic}"), &json!({ "properties": {} })).await?;
+            let topic_path = format!("{namespace}/topics/{topic}");
+            on.put(&topic_path, &json!({ "properties": {} })).await?;
             let mut pull = Vec::new();
             for number in 0..self.subscriptions {
                 let subscription = format!("sub-{number}");
-                let path = format!("{namespace}/topics/{topic}/eventSubscriptions/{subscription}");
+                let path = format!("{topic_path}/eventSubscriptions/{subscription}");
                 on.put(&path, &self.namespace_subscription()).await?;
                 let Delivery::Pull { events_max } = self.delivery else { continue };
                 let base = format!("{prefix}/topics/{topic}/eventsubscriptions/{subscription}");
@@ -145,7 +136,7 @@ impl Plan<'_> {
                 .route(Method::POST, &path)?
                 .with("authorization", &authorization)?
                 .with("content-type", self.content_type)?;
-            topics.push(Topic { publish, pull });
+            topics.push(Topic { path: topic_path, publish, pull });
         }
         Ok(topics)
     }
@@ -172,6 +163,13 @@ impl Plan<'_> {
     }
 }
 
+fn schema_name(schema: Schema) -> &'static str {
+    match schema {
+        Schema::Cloudevents => "CloudEventSchemaV1_0",
+        Schema::Eventgrid => "EventGridSchema",
+    }
+}
+
 /// The way to a custom topic's endpoint on the server under test, whatever public name the endpoint has.
 fn basic_route(target: &Target, endpoint: &str) -> anyhow::Result<Route> {
     let uri: http::Uri = endpoint.parse().with_context(|| format!("the endpoint `{endpoint}` is no URL"))?;
@@ -192,6 +190,36 @@ impl Management {
     async fn put(&mut self, path: &str, body: &Value) -> anyhow::Result<Value> {
         self.made.push(path.to_owned());
         self.call(Method::PUT, path, Some(body)).await
+    }
+
+    /// Makes a webhook subscription on the custom topic at `topic` and returns its path.
+    pub(crate) async fn subscribe(
+        &mut self,
+        topic: &str,
+        name: &str,
+        schema: Schema,
+        url: &str,
+        events_max: u32,
+    ) -> anyhow::Result<String> {
+        let mut webhook = json!({ "endpointUrl": url });
+        if events_max > 1 {
+            webhook["maxEventsPerBatch"] = json!(events_max);
+            webhook["preferredBatchSizeInKilobytes"] = json!(1024);
+        }
+        let body = json!({ "properties": {
+            "destination": { "endpointType": "WebHook", "properties": webhook },
+            "eventDeliverySchema": schema_name(schema),
+        } });
+        let path = format!("{topic}/eventSubscriptions/{name}");
+        self.put(&path, &body).await?;
+        Ok(path)
+    }
+
+    /// Removes one of the resources that were made.
+    pub(crate) async fn remove(&mut self, path: &str) -> anyhow::Result<()> {
+        self.call(Method::DELETE, path, None).await?;
+        self.made.retain(|made| made != path);
+        Ok(())
     }
 
     /// The first access key of a resource.

@@ -27,10 +27,22 @@ const SHARDS: usize = 16;
 /// Between two looks at the count while waiting for deliveries.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// What a sink does with deliveries. It agrees to subscriptions at once in any case.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Manner {
+    /// Takes them at once.
+    Prompt,
+    /// Takes them after a time.
+    Hangs(Duration),
+    /// Refuses them with this status.
+    Fails(StatusCode),
+}
+
 /// What has been delivered.
 #[derive(Debug)]
 pub(crate) struct Sink {
-    address: SocketAddr,
+    manner: Manner,
+    addresses: Vec<SocketAddr>,
     delivered: AtomicU64,
     requests: AtomicU64,
     bytes: AtomicU64,
@@ -49,10 +61,22 @@ pub(crate) struct Counted {
 impl Sink {
     /// Listens on a free port of the loopback address until the guard is dropped.
     pub(crate) async fn start() -> anyhow::Result<(Arc<Self>, DropGuard)> {
-        let listener =
-            TcpListener::bind(("127.0.0.1", 0)).await.context("failed to listen for deliveries")?;
+        Self::start_many(1, Manner::Prompt).await
+    }
+
+    /// The same with `endpoints` ports, each an endpoint of its own to the server, counted together.
+    pub(crate) async fn start_many(endpoints: u32, manner: Manner) -> anyhow::Result<(Arc<Self>, DropGuard)> {
+        let mut listeners = Vec::new();
+        let mut addresses = Vec::new();
+        for _ in 0..endpoints {
+            let listener =
+                TcpListener::bind(("127.0.0.1", 0)).await.context("failed to listen for deliveries")?;
+            addresses.push(listener.local_addr().context("a listener without an address")?);
+            listeners.push(listener);
+        }
         let sink = Arc::new(Self {
-            address: listener.local_addr().context("a listener without an address")?,
+            manner,
+            addresses,
             delivered: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -60,25 +84,30 @@ impl Sink {
             next_shard: AtomicUsize::new(0),
         });
         let stop = CancellationToken::new();
-        let connected = {
+        for listener in listeners {
             let sink = Arc::clone(&sink);
-            move || {
+            let connected = move || {
                 let sink = Arc::clone(&sink);
                 let shard = sink.next_shard.fetch_add(1, Ordering::Relaxed) % SHARDS;
                 move |request| {
                     let sink = Arc::clone(&sink);
                     async move { sink.answer(request, shard).await }
                 }
-            }
-        };
-        let serving = baseline::serve(listener, None, connected, stop.clone());
-        tokio_util::task::TaskTracker::new().spawn(serving);
+            };
+            let serving = baseline::serve(listener, None, connected, stop.clone());
+            tokio_util::task::TaskTracker::new().spawn(serving);
+        }
         Ok((sink, stop.drop_guard()))
     }
 
     /// Where events are to be delivered.
     pub(crate) fn url(&self) -> String {
-        format!("http://{}/deliveries", self.address)
+        self.urls().next().expect("a sink has an endpoint")
+    }
+
+    /// The same for each endpoint.
+    pub(crate) fn urls(&self) -> impl Iterator<Item = String> + '_ {
+        self.addresses.iter().map(|address| format!("http://{address}/deliveries"))
     }
 
     /// Events delivered so far.
@@ -134,7 +163,17 @@ impl Sink {
         if is_validation(&head.headers) {
             return validate(&body);
         }
-        self.deliver(&body, shard);
+        match self.manner {
+            Manner::Prompt => self.deliver(&body, shard),
+            Manner::Hangs(time) => {
+                self.requests.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(time).await;
+            }
+            Manner::Fails(status) => {
+                self.requests.fetch_add(1, Ordering::Relaxed);
+                return plain(status);
+            }
+        }
         plain(StatusCode::OK)
     }
 
@@ -215,6 +254,18 @@ mod tests {
         assert_eq!(&answer[..], br#"{"validationResponse":"abc"}"#);
         assert_eq!(post(&sink, &kind, Bytes::from_static(b"[]")).await, Err(400));
         assert_eq!(sink.counted().requests, 0);
+    }
+
+    #[tokio::test]
+    async fn a_failing_endpoint_agrees_to_subscriptions_and_refuses_deliveries() {
+        let manner = Manner::Fails(StatusCode::INTERNAL_SERVER_ERROR);
+        let (sink, _stop) = Sink::start_many(2, manner).await.unwrap();
+        assert_eq!(sink.urls().count(), 2);
+        let kind = [("aeg-event-type", "SubscriptionValidation")];
+        let event = Bytes::from_static(br#"[{"id":"1","data":{"validationCode":"abc"}}]"#);
+        assert!(post(&sink, &kind, event).await.is_ok());
+        assert_eq!(post(&sink, &[], Bytes::from_static(b"{}")).await, Err(500));
+        assert_eq!((sink.counted().requests, sink.delivered()), (1, 0));
     }
 
     #[test]

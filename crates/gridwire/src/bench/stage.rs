@@ -179,35 +179,8 @@ impl Stage {
         let dir = TempDir::create(&parent, &format!("gridwire-bench-{run}"))
             .with_context(|| format!("failed to make a directory in `{}`", parent.display()))?;
         let data_dir = dir.0.join("data");
-        let log_path = dir.0.join("server.log");
-        let log = fs::File::create(&log_path).context("failed to make the server's log")?;
-        let program = std::env::current_exe().context("this program does not know its own path")?;
-        let started = Moment::now();
-        let mut command = Command::new(program);
-        // Its configuration is what stands here, whatever the user's own servers are told.
-        for (name, _) in std::env::vars_os() {
-            if name.as_encoded_bytes().starts_with(b"GRIDWIRE_") {
-                command.env_remove(name);
-            }
-        }
-        let child = command
-            .args(["serve", "--dev", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0"])
-            .args(["--admin", "127.0.0.1:0", "--data-dir"])
-            .arg(&data_dir)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().context("failed to share the server's log")?)
-            .stderr(log)
-            .spawn()
-            .context("failed to start the server")?;
-        let mut spawned = Spawned { process: Process::new(child), dir };
-        let start_time = match await_start(&mut spawned.process, &data_dir, started).await {
-            Ok(time) => time,
-            Err(error) => {
-                let log = fs::read(&log_path).unwrap_or_default();
-                let tail = &log[log.len().saturating_sub(LOG_TAIL)..];
-                anyhow::bail!("{error}; its last words:\n{}", String::from_utf8_lossy(tail).trim());
-            }
-        };
+        let (process, start_time) = launch(&dir.0, "127.0.0.1:0").await?;
+        let spawned = Spawned { process, dir };
         let pid = Some(spawned.process.id());
         // Where a user's own server is, and how it is talked to, does not concern this one.
         let own = ServerArgs::default();
@@ -215,6 +188,34 @@ impl Stage {
         stage.spawned = Some(spawned);
         stage.start_time = Some(start_time);
         Ok(stage)
+    }
+
+    /// Kills the spawned server in the middle of whatever it does, starts it again on the same directory and
+    /// the same http port, and returns how long that took until it served.
+    ///
+    /// # Errors
+    ///
+    /// When the server was not spawned, and when it does not start again.
+    pub(crate) async fn crash_and_restart(&mut self) -> anyhow::Result<Duration> {
+        let Spawned { process, dir } = self.spawned.take().context("only a spawned server can be killed")?;
+        let data_dir = dir.0.join("data");
+        let http = Addresses::read(&data_dir).and_then(|read| read.http);
+        let http = http.context("the server does not say where it listens")?;
+        process.kill();
+        // What a killed server leaves behind must not be taken for the word of the next.
+        fs::remove_file(data_dir.join("addresses.json")).context("failed to remove the old addresses")?;
+        let (process, time) = launch(&dir.0, http.trim_start_matches("http://")).await?;
+        self.metering = Metering::Process(process.id());
+        self.spawned = Some(Spawned { process, dir });
+        Ok(time)
+    }
+
+    /// The process id of the server, if it runs on this machine.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        match self.metering {
+            Metering::Process(pid) => Some(pid),
+            Metering::Metrics(_) | Metering::Nowhere => None,
+        }
     }
 
     /// What the server has used so far, if that can be known.
@@ -251,6 +252,41 @@ impl Stage {
             drop(dir);
         }
         complaints
+    }
+}
+
+/// Starts a server that keeps its data and its log below `dir`, and waits until it is ready.
+async fn launch(dir: &Path, http: &str) -> anyhow::Result<(Process, Duration)> {
+    let data_dir = dir.join("data");
+    let log_path = dir.join("server.log");
+    let log = fs::OpenOptions::new().create(true).append(true).open(&log_path);
+    let log = log.context("failed to make the server's log")?;
+    let program = std::env::current_exe().context("this program does not know its own path")?;
+    let started = Moment::now();
+    let mut command = Command::new(program);
+    // Its configuration is what stands here, whatever the user's own servers are told.
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"GRIDWIRE_") {
+            command.env_remove(name);
+        }
+    }
+    let child = command
+        .args(["serve", "--dev", "--http", http, "--https", "127.0.0.1:0"])
+        .args(["--admin", "127.0.0.1:0", "--data-dir"])
+        .arg(&data_dir)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().context("failed to share the server's log")?)
+        .stderr(log)
+        .spawn()
+        .context("failed to start the server")?;
+    let mut process = Process::new(child);
+    match await_start(&mut process, &data_dir, started).await {
+        Ok(time) => Ok((process, time)),
+        Err(error) => {
+            let log = fs::read(&log_path).unwrap_or_default();
+            let tail = &log[log.len().saturating_sub(LOG_TAIL)..];
+            anyhow::bail!("{error}; its last words:\n{}", String::from_utf8_lossy(tail).trim());
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-/// The answer to a receive. Events are skipped: only how many there are counts.
+/// The answer to a receive. Of the events no more than their ids are read.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Received<'a> {
     #[serde(borrow)]
@@ -17,6 +17,14 @@ pub(crate) struct Received<'a> {
 pub(crate) struct Delivery<'a> {
     #[serde(borrow, rename = "brokerProperties")]
     pub(crate) broker_properties: BrokerProperties<'a>,
+    #[serde(borrow, default)]
+    pub(crate) event: Option<Event<'a>>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Event<'a> {
+    #[serde(borrow)]
+    pub(crate) id: Cow<'a, str>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -50,6 +58,8 @@ mod tests {
         let answer = r#"{"value":[{"brokerProperties":{"lockToken":"a\"b","deliveryCount":1},"event":{"id":"1"}},
             {"event":null,"brokerProperties":{"deliveryCount":2,"lockToken":"c"}}]}"#;
         let received: Received<'_> = serde_json::from_str(answer).unwrap();
+        assert_eq!(received.value[0].event.as_ref().unwrap().id, "1");
+        assert!(received.value[1].event.is_none());
         let lock_tokens = received.value.into_iter().map(|one| one.broker_properties.lock_token).collect();
         let body = serde_json::to_string(&Acknowledge { lock_tokens }).unwrap();
         assert_eq!(body, r#"{"lockTokens":["a\"b","c"]}"#);

@@ -16,7 +16,7 @@ use crate::bench::sink::Sink;
 use crate::bench::stage::Stage;
 
 /// Deliveries outstanding while the most that the server delivers is found out.
-const WINDOW: u64 = 2_000;
+pub(super) const WINDOW: u64 = 2_000;
 
 pub(crate) async fn run(args: &LatencyArgs) -> anyhow::Result<Report> {
     let mut stage = Stage::open(&args.server, &args.load).await?;
@@ -105,14 +105,19 @@ async fn measure(args: &LatencyArgs, stage: &mut Stage) -> anyhow::Result<Report
     Ok(report)
 }
 
-struct OpenSlice {
-    answers: Tally,
-    arrivals: Tally,
-    missing: u64,
+pub(super) struct OpenSlice {
+    pub(super) answers: Tally,
+    pub(super) arrivals: Tally,
+    pub(super) missing: u64,
 }
 
 /// Publishes by the clock, then waits for the last delivery.
-async fn open_slice(load: &Load, clients: &mut Vec<Client>, sink: &Sink, copies: u64) -> OpenSlice {
+pub(super) async fn open_slice(
+    load: &Load,
+    clients: &mut Vec<Client>,
+    sink: &Sink,
+    copies: u64,
+) -> OpenSlice {
     let before = sink.counted();
     sink.take_latency();
     let answers = load.drive(clients).await;

@@ -1,0 +1,216 @@
+//! `isolation`: what sick webhooks cost healthy ones beside them on the same topic.
+//!
+//! One custom topic has a subscription for each endpoint, and each endpoint a port of its own. Runs without
+//! and with the subscriptions of the sick alternate, at half of what the healthy get at most, so that what
+//! the machine does meanwhile meets both alike. The sick agree to their subscriptions at once: they fall ill
+//! afterwards, as endpoints do.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+use http::StatusCode;
+
+use super::latency::{WINDOW, open_slice};
+use super::push::{DRAIN_PATIENCE, saturate};
+use super::{conclude, tell_conditions, template};
+use crate::bench::args::{IsolationArgs, Kind, Schema, ShapeArgs};
+use crate::bench::connection::Client;
+use crate::bench::load::{Load, Pacing, Window};
+use crate::bench::numbers::{float, median, per_second, quotient};
+use crate::bench::progress::Progress;
+use crate::bench::report::{Cell, Ratio, Report, Series, Slice, Table};
+use crate::bench::setup::{Delivery, Management, Plan};
+use crate::bench::sink::{Manner, Sink};
+use crate::bench::stage::Stage;
+
+/// What the design asks for: the healthy endpoints' 99th percentile may grow by half.
+const AIM: f64 = 1.5;
+const COLUMNS: [(&str, &str); 8] = [
+    ("events/s", "events_per_second"),
+    ("p50", "p50_microseconds"),
+    ("p90", "p90_microseconds"),
+    ("p99", "p99_microseconds"),
+    ("max", "max_microseconds"),
+    ("missing", "missing"),
+    ("to hanging", "requests_to_hanging"),
+    ("to failing", "requests_to_failing"),
+];
+
+pub(crate) async fn run(args: &IsolationArgs) -> anyhow::Result<Report> {
+    ensure!(args.hanging + args.failing > 0, "without a sick endpoint there is nothing to compare");
+    let mut stage = Stage::open(&args.server, &args.load).await?;
+    let measured = measure(args, &mut stage).await;
+    conclude(measured, stage).await
+}
+
+async fn measure(args: &IsolationArgs, stage: &mut Stage) -> anyhow::Result<Report> {
+    let shape =
+        ShapeArgs { schema: Schema::Cloudevents, size: args.size, topics: 1, subscriptions: args.healthy };
+    let template = template(Kind::Topic, &shape, 1)?;
+    let (progress, _shown) = Progress::start();
+    progress.phase("setting up");
+    let (sink, _sink_stop) = Sink::start_many(args.healthy, Manner::Prompt).await?;
+    let (hanging, _hanging_stop) = Sink::start_many(args.hanging, Manner::Hangs(args.hang)).await?;
+    let manner = Manner::Fails(StatusCode::INTERNAL_SERVER_ERROR);
+    let (failing, _failing_stop) = Sink::start_many(args.failing, manner).await?;
+    let plan = Plan {
+        run: &stage.run,
+        kind: Kind::Topic,
+        schema: shape.schema,
+        content_type: template.content_type,
+        topics: 1,
+        subscriptions: 0, // Each has an endpoint of its own, so they are made one by one.
+        delivery: Delivery::Push { url: "", events_max: 1 },
+    };
+    let topic = plan.make(&mut stage.management).await?.pop().context("one topic was asked for")?;
+    for (number, url) in sink.urls().enumerate() {
+        let name = format!("healthy-{number}");
+        stage.management.subscribe(&topic.path, &name, shape.schema, &url, 1).await?;
+    }
+
+    let mut report = Report::new("isolation");
+    tell_conditions(&mut report, Kind::Topic, &shape, &template, &args.load);
+    report.fact("hanging_endpoints", args.hanging);
+    report.fact("hanging_seconds", args.hang.as_secs_f64());
+    report.fact("failing_endpoints", args.failing);
+    let copies = u64::from(args.healthy);
+    let mut load = Load {
+        template: Arc::new(template),
+        routes: vec![topic.publish].into(),
+        pacing: Pacing::Window(Arc::new(Window::new(WINDOW, copies, Arc::clone(&sink)))),
+        duration: args.load.warmup,
+        requests_max: None,
+        sequence: Arc::default(),
+        progress: Arc::clone(&progress),
+    };
+    let mut clients = Client::pool(&stage.target, args.load.connections, args.load.streams);
+    progress.phase("warming up");
+    let mut published = saturate(&load, &mut clients, &sink).await.1;
+    let rate = if let Some(rate) = args.rate {
+        rate
+    } else {
+        progress.phase("finding the most that is delivered");
+        load.duration = args.load.duration;
+        let (tally, events) = saturate(&load, &mut clients, &sink).await;
+        published += events;
+        let most = quotient(float(tally.events), tally.elapsed.as_secs_f64()) / float(copies);
+        let reason = tally.sample.as_deref().unwrap_or("nothing arrived");
+        ensure!(tally.events > 0, "the server delivers nothing to take half of: {reason}");
+        report.fact("most_events_per_second", most);
+        most / 2.0
+    };
+    report.fact("intended_events_per_second", rate);
+    ensure!(sink.wait_for(published * copies, DRAIN_PATIENCE).await, "deliveries of the warm-up never came");
+
+    load.pacing = Pacing::Open { requests_per_second: rate };
+    load.duration = args.load.duration;
+    let mut runs = Runs { table: Table::new("run", &COLUMNS), p99: [Vec::new(), Vec::new()] };
+    let (mut without, mut with) = (Series::new("healthy, alone"), Series::new("healthy, beside the sick"));
+    for number in 1..=args.load.slices {
+        for sick in [false, true] {
+            let name = if sick { "with" } else { "without" };
+            progress.phase(format!("{name} the sick {number}/{}", args.load.slices));
+            let patients = if sick {
+                fall_ill(&mut stage.management, &topic.path, &hanging, &failing).await?
+            } else {
+                Vec::new()
+            };
+            let asked = (hanging.counted().requests, failing.counted().requests);
+            let before = stage.usage().await;
+            let slice = open_slice(&load, &mut clients, &sink, copies).await;
+            let after = stage.usage().await;
+            for path in patients {
+                stage.management.remove(&path).await?;
+            }
+            let name = format!("{name} {number}");
+            if slice.missing > 0 {
+                report.faults.push(format!("{name}: {} deliveries never came", slice.missing));
+            }
+            if let Some(sample) = &slice.answers.sample {
+                report.faults.push(format!("{name}: publishing failed, {sample}"));
+            }
+            let asked = (hanging.counted().requests - asked.0, failing.counted().requests - asked.1);
+            runs.add(sick, name, &slice.arrivals, slice.missing, asked);
+            let series = if sick { &mut with } else { &mut without };
+            series.push(Slice::new(slice.arrivals, before, after));
+        }
+    }
+    report.series.extend([without, with]);
+    report.ratios.push(runs.ratio());
+    report.tables.push(runs.table);
+    Ok(report)
+}
+
+/// Subscribes the sick endpoints and returns the subscriptions' paths.
+async fn fall_ill(
+    management: &mut Management,
+    topic: &str,
+    hanging: &Sink,
+    failing: &Sink,
+) -> anyhow::Result<Vec<String>> {
+    let mut paths = Vec::new();
+    for (kind, sink) in [("hanging", hanging), ("failing", failing)] {
+        for (number, url) in sink.urls().enumerate() {
+            let name = format!("{kind}-{number}");
+            paths.push(management.subscribe(topic, &name, Schema::Cloudevents, &url, 1).await?);
+        }
+    }
+    Ok(paths)
+}
+
+/// The runs so far, one by one.
+struct Runs {
+    table: Table,
+    /// Of those without the sick, and of those with them.
+    p99: [Vec<f64>; 2],
+}
+
+impl Runs {
+    fn add(
+        &mut self,
+        sick: bool,
+        name: String,
+        arrived: &crate::bench::load::Tally,
+        missing: u64,
+        (to_hanging, to_failing): (u64, u64),
+    ) {
+        let quantile = |quantile| arrived.latency.value_at_quantile(quantile);
+        self.p99[usize::from(sick)].push(float(quantile(0.99)));
+        let cells = vec![
+            Cell::Decimal(per_second(arrived.events, arrived.elapsed)),
+            Cell::Micros(quantile(0.5)),
+            Cell::Micros(quantile(0.9)),
+            Cell::Micros(quantile(0.99)),
+            Cell::Micros(arrived.latency.max()),
+            Cell::Count(missing),
+            Cell::Count(to_hanging),
+            Cell::Count(to_failing),
+        ];
+        self.table.rows.push((name, cells));
+    }
+
+    fn ratio(&self) -> Ratio {
+        let [without, with] = self.p99.each_ref().map(|values| median(values).unwrap_or(0.0));
+        Ratio::at_most("median p99 with the sick / without", quotient(with, without), AIM)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::load::{Tally, record};
+    use std::time::Duration;
+
+    #[test]
+    fn the_ratio_is_that_of_the_medians() {
+        let mut runs = Runs { table: Table::new("run", &COLUMNS), p99: [Vec::new(), Vec::new()] };
+        for (sick, millis) in [(false, 10), (true, 12), (false, 90), (true, 14), (false, 10), (true, 500)] {
+            let mut tally = Tally::new();
+            record(&mut tally.latency, Duration::from_millis(millis));
+            runs.add(sick, "run".to_owned(), &tally, 0, (1, 2));
+        }
+        assert!((runs.ratio().median() - 1.4).abs() < 0.01);
+        assert_eq!(runs.table.rows.len(), 6);
+        assert!(runs.table.rows.iter().all(|(_, cells)| cells.len() == COLUMNS.len()));
+    }
+}
