@@ -1,6 +1,6 @@
 //! The built-in webhook: agrees to every subscription, counts what is delivered and how long it took.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -64,13 +64,16 @@ impl Sink {
         Self::start_many(1, Manner::Prompt).await
     }
 
-    /// The same with `endpoints` ports, each an endpoint of its own to the server, counted together.
+    /// The same with many endpoints, up to 250, counted together. Each has a port and a loopback address of its
+    /// own: a server asks one host for its consent only so often in a minute.
     pub(crate) async fn start_many(endpoints: u32, manner: Manner) -> anyhow::Result<(Arc<Self>, DropGuard)> {
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
-        for _ in 0..endpoints {
+        for number in 0..endpoints {
+            let last = u8::try_from(number + 1).context("too many endpoints")?;
+            let address = Ipv4Addr::new(127, 0, 0, last);
             let listener =
-                TcpListener::bind(("127.0.0.1", 0)).await.context("failed to listen for deliveries")?;
+                TcpListener::bind((address, 0)).await.context("failed to listen for deliveries")?;
             addresses.push(listener.local_addr().context("a listener without an address")?);
             listeners.push(listener);
         }

@@ -41,6 +41,8 @@ const AIM: f64 = 1.5;
 const SLOWER_MAX: Duration = Duration::from_millis(5);
 /// The tail is timed in slices, so that timing ends soon after the others have caught up.
 const SLICE: Duration = Duration::from_secs(1);
+/// The point at which all are at the tail.
+const CAUGHT_UP: &str = "caught up";
 /// Connections of the modest publisher.
 const TAIL_PUBLISHERS: u32 = 8;
 /// How long the tail may take for the last event it has not got yet.
@@ -195,6 +197,7 @@ impl Scene<'_> {
         receivers.stop().await;
         self.rest("all quiet again").await;
         self.tell_latency(&latency);
+        self.report.notes.push(self.memory.verdict(CAUGHT_UP));
         self.report.tables.insert(0, self.memory.table());
         self.report.tables.insert(1, steps);
         Ok(self.report)
@@ -292,7 +295,7 @@ impl Scene<'_> {
             }
         };
         let (times, ()) = tokio::join!(waiting, timing);
-        self.memory.note("caught up");
+        self.memory.note(CAUGHT_UP);
         self.tell_counts(&times, steps);
 
         self.progress.phase("timing the tail alone again");

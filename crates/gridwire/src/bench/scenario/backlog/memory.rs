@@ -7,9 +7,12 @@ use std::time::Duration;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::bench::numbers::float;
 use crate::bench::proc::anonymous_memory;
 use crate::bench::report::{Cell, Table};
 
+/// What the design asks for.
+const ABOVE_IDLE_MAX: u64 = 64 << 20;
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(20);
 const COLUMNS: [(&str, &str); 4] = [
@@ -73,6 +76,20 @@ impl Memory {
     pub(super) fn note(&mut self, name: &'static str) {
         let now = self.shared.look();
         self.points.push(Point { name, now, peak: self.shared.peak.swap(0, Ordering::Relaxed) });
+    }
+
+    /// How far above idle the server was at rest, and at its peak before the point `busy`.
+    pub(super) fn verdict(&self, busy: &str) -> String {
+        let idle = self.points.first().map_or(0, |point| point.now);
+        let rest = self.points.iter().map(|point| point.now).max().unwrap_or(0);
+        let peaks = self.points.iter().filter(|point| point.name == busy);
+        let peak = peaks.map(|point| point.peak).max().unwrap_or(0);
+        let [rest, peak, aim] = [rest.saturating_sub(idle), peak.saturating_sub(idle), ABOVE_IDLE_MAX]
+            .map(|bytes| float(bytes) / f64::from(1 << 20));
+        format!(
+            "memory is at most {rest:.1} MiB above idle at rest and {peak:.1} MiB while the others catch up; \
+             aim {aim:.0} MiB"
+        )
     }
 
     /// Every point next to the first, which is the idle server.
