@@ -64,13 +64,18 @@ impl Sink {
         Self::start_many(1, Manner::Prompt).await
     }
 
-    /// The same with many endpoints, up to 250, counted together. Each has a port and a loopback address of its
+    /// The same with many endpoints, up to 90, counted together. Each has a port and a loopback address of its
     /// own: a server asks one host for its consent only so often in a minute.
     pub(crate) async fn start_many(endpoints: u32, manner: Manner) -> anyhow::Result<(Arc<Self>, DropGuard)> {
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for number in 0..endpoints {
-            let last = u8::try_from(number + 1).context("too many endpoints")?;
+            let first = match manner {
+                Manner::Prompt => 1,
+                Manner::Hangs(_) => 101,
+                Manner::Fails(_) => 151,
+            };
+            let last = u8::try_from(first + number).context("too many endpoints")?;
             let address = Ipv4Addr::new(127, 0, 0, last);
             let listener =
                 TcpListener::bind((address, 0)).await.context("failed to listen for deliveries")?;

@@ -6,9 +6,11 @@
 //! afterwards, as endpoints do.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use http::StatusCode;
+use tokio_util::sync::DropGuard;
 
 use super::latency::{WINDOW, open_slice};
 use super::push::{DRAIN_PATIENCE, saturate};
@@ -25,6 +27,8 @@ use crate::bench::stage::Stage;
 
 /// What the design asks for: the healthy endpoints' 99th percentile may grow by half.
 const AIM: f64 = 1.5;
+/// After the sick have gone, for what still waits for them to be given up.
+const REST: Duration = Duration::from_secs(2);
 const COLUMNS: [(&str, &str); 8] = [
     ("events/s", "events_per_second"),
     ("p50", "p50_microseconds"),
@@ -50,9 +54,6 @@ async fn measure(args: &IsolationArgs, stage: &mut Stage) -> anyhow::Result<Repo
     let (progress, _shown) = Progress::start();
     progress.phase("setting up");
     let (sink, _sink_stop) = Sink::start_many(args.healthy, Manner::Prompt).await?;
-    let (hanging, _hanging_stop) = Sink::start_many(args.hanging, Manner::Hangs(args.hang)).await?;
-    let manner = Manner::Fails(StatusCode::INTERNAL_SERVER_ERROR);
-    let (failing, _failing_stop) = Sink::start_many(args.failing, manner).await?;
     let plan = Plan {
         run: &stage.run,
         kind: Kind::Topic,
@@ -111,17 +112,17 @@ async fn measure(args: &IsolationArgs, stage: &mut Stage) -> anyhow::Result<Repo
             let name = if sick { "with" } else { "without" };
             progress.phase(format!("{name} the sick {number}/{}", args.load.slices));
             let patients = if sick {
-                fall_ill(&mut stage.management, &topic.path, &hanging, &failing).await?
+                Some(Patients::fall_ill(args, &mut stage.management, &topic.path).await?)
             } else {
-                Vec::new()
+                None
             };
-            let asked = (hanging.counted().requests, failing.counted().requests);
             let before = stage.usage().await;
             let slice = open_slice(&load, &mut clients, &sink, copies).await;
             let after = stage.usage().await;
-            for path in patients {
-                stage.management.remove(&path).await?;
-            }
+            let asked = match patients {
+                Some(patients) => patients.leave(&mut stage.management).await?,
+                None => (0, 0),
+            };
             let name = format!("{name} {number}");
             if slice.missing > 0 {
                 report.faults.push(format!("{name}: {} deliveries never came", slice.missing));
@@ -129,7 +130,6 @@ async fn measure(args: &IsolationArgs, stage: &mut Stage) -> anyhow::Result<Repo
             if let Some(sample) = &slice.answers.sample {
                 report.faults.push(format!("{name}: publishing failed, {sample}"));
             }
-            let asked = (hanging.counted().requests - asked.0, failing.counted().requests - asked.1);
             runs.add(sick, name, &slice.arrivals, slice.missing, asked);
             let series = if sick { &mut with } else { &mut without };
             series.push(Slice::new(slice.arrivals, before, after));
@@ -141,21 +141,45 @@ async fn measure(args: &IsolationArgs, stage: &mut Stage) -> anyhow::Result<Repo
     Ok(report)
 }
 
-/// Subscribes the sick endpoints and returns the subscriptions' paths.
-async fn fall_ill(
-    management: &mut Management,
-    topic: &str,
-    hanging: &Sink,
-    failing: &Sink,
-) -> anyhow::Result<Vec<String>> {
-    let mut paths = Vec::new();
-    for (kind, sink) in [("hanging", hanging), ("failing", failing)] {
-        for (number, url) in sink.urls().enumerate() {
-            let name = format!("{kind}-{number}");
-            paths.push(management.subscribe(topic, &name, Schema::Cloudevents, &url, 1).await?);
+/// The sick endpoints of one run, with their subscriptions.
+///
+/// Each run has its own: a request that still hangs when its subscription is gone would burden the next run,
+/// which may be one without. With its endpoint gone it ends.
+struct Patients {
+    hanging: (Arc<Sink>, DropGuard),
+    failing: (Arc<Sink>, DropGuard),
+    paths: Vec<String>,
+}
+
+impl Patients {
+    async fn fall_ill(
+        args: &IsolationArgs,
+        management: &mut Management,
+        topic: &str,
+    ) -> anyhow::Result<Self> {
+        let manner = Manner::Fails(StatusCode::INTERNAL_SERVER_ERROR);
+        let hanging = Sink::start_many(args.hanging, Manner::Hangs(args.hang)).await?;
+        let failing = Sink::start_many(args.failing, manner).await?;
+        let mut paths = Vec::new();
+        for (kind, sink) in [("hanging", &hanging.0), ("failing", &failing.0)] {
+            for (number, url) in sink.urls().enumerate() {
+                let name = format!("{kind}-{number}");
+                paths.push(management.subscribe(topic, &name, Schema::Cloudevents, &url, 1).await?);
+            }
         }
+        Ok(Self { hanging, failing, paths })
     }
-    Ok(paths)
+
+    /// Ends the subscriptions, then the endpoints, and returns how often either kind was asked.
+    async fn leave(self, management: &mut Management) -> anyhow::Result<(u64, u64)> {
+        for path in &self.paths {
+            management.remove(path).await?;
+        }
+        let asked = (self.hanging.0.counted().requests, self.failing.0.counted().requests);
+        drop(self);
+        tokio::time::sleep(REST).await;
+        Ok(asked)
+    }
 }
 
 /// The runs so far, one by one.
@@ -199,7 +223,6 @@ impl Runs {
 mod tests {
     use super::*;
     use crate::bench::load::{Tally, record};
-    use std::time::Duration;
 
     #[test]
     fn the_ratio_is_that_of_the_medians() {
