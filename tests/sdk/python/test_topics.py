@@ -11,12 +11,14 @@ from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, 
 from azure.core.messaging import CloudEvent
 from azure.eventgrid import EventGridEvent, EventGridPublisherClient, generate_sas
 from azure.mgmt.eventgrid.models import (
+    DynamicDeliveryAttributeMapping,
     EventSubscription,
     EventSubscriptionFilter,
     JsonField,
     JsonFieldWithDefault,
     JsonInputSchemaMapping,
     NumberGreaterThanAdvancedFilter,
+    StaticDeliveryAttributeMapping,
     Topic,
     TopicRegenerateKeyRequest,
     WebHookEventSubscriptionDestination,
@@ -40,10 +42,12 @@ def make_topic(**properties):
     return arm.topics.begin_create_or_update(GROUP, name, Topic(location="local", **properties)).result()
 
 
-def subscribe(topic, **properties):
+def subscribe(topic, attributes=None, **properties):
     """A webhook subscription to a topic, and the path at which its deliveries arrive."""
     path = "/" + new_name("hook")
-    destination = WebHookEventSubscriptionDestination(endpoint_url=sink.url(path))
+    destination = WebHookEventSubscriptionDestination(
+        endpoint_url=sink.url(path), delivery_attribute_mappings=attributes
+    )
     arm.event_subscriptions.begin_create_or_update(
         topic.id, "billing", EventSubscription(destination=destination, **properties)
     ).result()
@@ -127,6 +131,27 @@ class Topics:
                 "metadataVersion": "1",
             },
         )
+
+    def test_delivery_attributes_arrive_as_headers(self):
+        topic = make_topic()
+        path = subscribe(
+            topic,
+            attributes=[
+                StaticDeliveryAttributeMapping(name="X-Team", value="billing"),
+                StaticDeliveryAttributeMapping(name="X-Secret", value="s3cret", is_secret=True),
+                DynamicDeliveryAttributeMapping(name="X-Number", source_field="data.n"),
+                DynamicDeliveryAttributeMapping(name="X-Missing", source_field="data.nothing"),
+            ],
+        )
+        self.publisher(topic).send(event_grid_event(number=7))
+        (delivery,) = sink.deliveries(path)
+        self.assertEqual(delivery.headers["x-team"], "billing")
+        self.assertEqual(delivery.headers["x-secret"], "s3cret")
+        self.assertEqual(delivery.headers["x-number"], "7")
+        self.assertNotIn("x-missing", delivery.headers)
+        shown = arm.event_subscriptions.get(topic.id, "billing").destination.delivery_attribute_mappings
+        self.assertEqual([mapping.name for mapping in shown][:2], ["X-Team", "X-Secret"])
+        self.assertIsNone(shown[1].value, "a secret is not shown")
 
     def test_a_batch_of_event_grid_events_reaches_a_webhook_one_by_one(self):
         topic = make_topic()
