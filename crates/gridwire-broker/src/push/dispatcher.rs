@@ -157,6 +157,18 @@ impl Dispatcher {
         }
     }
 
+    /// Drops what still waits for a connection on behalf of a subscription that was removed. What is being sent
+    /// goes on.
+    pub(crate) fn forget(&self, subscription: SubscriptionNumber) {
+        let known = {
+            let mut routes = self.routes.lock().expect("no panic while the routes are held");
+            routes.by_subscription.remove(&subscription)
+        };
+        if let Some(route) = known.and_then(|known| known.route) {
+            route.pool.forget(subscription);
+        }
+    }
+
     /// Asks the endpoint for its consent (`push-delivery` contract, section 2).
     ///
     /// # Cancel safety

@@ -256,6 +256,7 @@ impl Driver {
             }
             Command::Unsubscribe { subscription, done } => {
                 self.routes.remove(&subscription);
+                self.outside.dispatcher.forget(subscription);
                 self.input(Input::Unsubscribe { subscription });
                 self.acknowledgements.push(done);
             }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use gridwire_core::ids::SubscriptionNumber;
 use gridwire_core::retry::Outcome;
 use gridwire_outside::Clock;
 use http::{HeaderValue, Response};
@@ -95,6 +96,18 @@ impl Pool {
             routes: AtomicUsize::new(0),
             state: Mutex::default(),
         }
+    }
+
+    /// Drops the queued deliveries of one subscription.
+    pub(super) fn forget(&self, subscription: SubscriptionNumber) {
+        let mut state = self.state();
+        let (gone, kept): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut state.queue)
+            .into_iter()
+            .partition(|delivery| delivery.attempt.key.subscription == subscription);
+        state.queue = kept;
+        drop(state);
+        // Only now: what a delivery holds may look at the pool when it goes.
+        drop(gone);
     }
 
     pub(super) fn key(&self) -> &EndpointKey {

@@ -423,6 +423,23 @@ async fn every_attempt_is_reported_once_in_spite_of_idle_and_busy_connections() 
 }
 
 #[tokio::test]
+async fn what_waits_for_a_removed_subscription_is_dropped() {
+    let server = TestServer::start(|mut peer| async move { peer.hang().await }).await;
+    let options = super::PushOptions { connections_per_endpoint: 1, ..local_options() };
+    let mut rig = Rig::with(options, Arc::new(SystemNet));
+    let removed = subscription(1, &server.url(), DeliverySchema::EventGrid);
+    let kept = subscription(2, &server.url(), DeliverySchema::EventGrid);
+    rig.start(&kept);
+    for _ in 0..3 {
+        rig.start(&removed);
+    }
+    rig.start(&kept);
+    assert_eq!(rig.dispatcher.endpoints()[0].queued, 4);
+    rig.dispatcher.forget(removed.number);
+    assert_eq!(rig.dispatcher.endpoints()[0].queued, 1);
+}
+
+#[tokio::test]
 async fn attempts_above_the_agreed_number_are_failed_at_once() {
     let server = TestServer::start(|mut peer| async move { peer.hang().await }).await;
     let options = super::PushOptions {
