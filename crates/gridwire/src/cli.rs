@@ -75,7 +75,8 @@ pub(crate) enum Command {
     Acknowledge(pull::SettleArgs),
     /// Give received events back, to be received again
     Release(pull::ReleaseArgs),
-    /// Settle received events as never to be processed: they are dead-lettered
+    /// Settle received events as never to be processed: dead-lettered where the subscription has a place for
+    /// that, else dropped
     Reject(pull::SettleArgs),
     /// Keep received events locked for another lock duration
     Renew(pull::SettleArgs),

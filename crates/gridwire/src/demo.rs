@@ -243,6 +243,7 @@ async fn say_next(
         orders.publish_path(scope)
     ))?;
     output.line(output.dim("# pull: publish, then receive"))?;
+    let event = event.replace("order.paid", "job.created");
     output.line(format_args!(
         "curl -H 'authorization: SharedAccessKey {shop_key}' -H 'content-type: application/cloudevents+json' \\\n  \
          -d '{event}' \\\n  '{base}{}'",

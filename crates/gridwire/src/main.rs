@@ -89,7 +89,14 @@ async fn run(cli: Cli, no_colour: bool, output: Output) -> anyhow::Result<ExitCo
         }
         Command::Config(command) => command::config::run(&command, target, output)?,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "gridwire", &mut io::stdout().lock());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "gridwire", &mut script);
+            // A reader that has seen enough is no error.
+            let written = io::Write::write_all(&mut io::stdout().lock(), &script);
+            match written {
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
+                _ => {}
+            }
         }
     }
     Ok(ExitCode::SUCCESS)

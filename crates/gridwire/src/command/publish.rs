@@ -158,7 +158,14 @@ fn make_events(
     rng: &dyn Rng,
     now: Timestamp,
 ) -> anyhow::Result<Vec<Value>> {
-    let data = serde_json::from_str(text).unwrap_or_else(|_| Value::from(text.trim_end_matches('\n')));
+    let data = match serde_json::from_str(text) {
+        Ok(data) => data,
+        // A slip of the quotes must not be published as a text.
+        Err(error) if text.trim_start().starts_with(['{', '[', '"']) => {
+            bail!("this looks like JSON but is not: {error}; to send it as a text, make it a JSON string")
+        }
+        Err(_) => Value::from(text.trim_end_matches('\n')),
+    };
     let templates = match data {
         data if !args.event && schema != Schema::Custom => {
             vec![event(args, schema, data, now)]

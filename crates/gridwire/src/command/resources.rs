@@ -76,16 +76,23 @@ pub(crate) enum NamespaceCommand {
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum SubscriptionCommand {
-    /// Create an event subscription, or change it
+    /// Create an event subscription, or replace it: it gets exactly these settings
     #[command(after_help = "\
 Examples:
   gridwire subscription create orders/billing --webhook https://billing.example.com/hook
-  gridwire subscription create orders/eu --webhook https://eu.example.com/hook --type order.paid \\
+  gridwire subscription create orders/europe --webhook https://eu.example.com/hook --type order.paid \\
       --filter 'data.amount NumberGreaterThan 100' --filter 'subject StringBeginsWith /eu/,/uk/'
   gridwire subscription create shop/jobs/workers --lock 120        to receive from (pull)
 
-A filter is KEY OPERATOR VALUE,VALUE...: StringIn, StringNotIn, StringBeginsWith, StringEndsWith,
-StringContains, NumberIn, NumberGreaterThan, NumberLessThan, BoolEquals, IsNullOrUndefined, IsNotNull, ...")]
+  gridwire subscription create shop/jobs/audits --dead-letter-account letters --dead-letter-container audits
+                                                                     to find in deadletter/letters/audits
+
+Names are 3 to 64 characters long, 3 to 50 in a namespace.
+
+A filter is KEY OPERATOR VALUE,VALUE...: StringIn, StringNotIn, StringContains, StringNotContains,
+StringBeginsWith, StringNotBeginsWith, StringEndsWith, StringNotEndsWith, NumberIn, NumberNotIn,
+NumberLessThan, NumberGreaterThan, NumberLessThanOrEquals, NumberGreaterThanOrEquals, NumberInRange,
+NumberNotInRange, BoolEquals, IsNullOrUndefined, IsNotNull")]
     Create(CreateArgs),
     /// List the event subscriptions of a topic
     List {
@@ -135,10 +142,11 @@ pub(crate) struct CreateArgs {
     /// Minutes until an undelivered event is given up
     #[arg(long, value_name = "MINUTES")]
     time_to_live: Option<u32>,
-    /// Keep events that were given up: resource id of a storage account
-    #[arg(long, value_name = "ID", requires = "dead_letter_container")]
+    /// Keep events that were given up: a storage account's name or resource id; they are found in
+    /// deadletter/ACCOUNT/CONTAINER of the data directory
+    #[arg(long, value_name = "ACCOUNT", requires = "dead_letter_container")]
     dead_letter_account: Option<String>,
-    /// Container of the storage account for events that were given up
+    /// Container for events that were given up
     #[arg(long, value_name = "NAME", requires = "dead_letter_account")]
     dead_letter_container: Option<String>,
 }
@@ -424,9 +432,16 @@ fn subscription_body(
     let filters = args.filters.iter().map(|text| filter(text)).collect::<anyhow::Result<Vec<_>>>()?;
     let dead_letter = args.dead_letter_account.as_ref().zip(args.dead_letter_container.as_ref()).map(
         |(account, container)| {
+            // Nobody has a storage account on a laptop: a name is enough.
+            let id = if account.contains('/') {
+                account.clone()
+            } else {
+                let scope = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/default";
+                format!("{scope}/providers/Microsoft.Storage/storageAccounts/{account}")
+            };
             json!({
                 "endpointType": "StorageBlob",
-                "properties": { "resourceId": account, "blobContainerName": container },
+                "properties": { "resourceId": id, "blobContainerName": container },
             })
         },
     );
@@ -505,7 +520,7 @@ fn namespace_properties(
     }
     if let Some(dead_letter) = dead_letter {
         delivery["deadLetterDestinationWithResourceIdentity"] =
-            json!({ "deadLetterDestination": dead_letter });
+            json!({ "identity": { "type": "SystemAssigned" }, "deadLetterDestination": dead_letter });
     }
     let configuration = if let Some(destination) = destination {
         ensure!(args.lock.is_none(), "--lock is for subscriptions to receive from, and --webhook pushes");
