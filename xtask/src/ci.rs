@@ -27,5 +27,8 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     let mut doc = cargo(root);
     doc.args(["doc", "--locked", "--no-deps", "--workspace"]).env("RUSTDOCFLAGS", "-D warnings");
     must(&mut doc)?;
+    heading("The README's first command");
+    // As written there but for the profile: what it shows is the same, and the tests need this build anyway.
+    must(cargo(root).args(["run", "--locked", "--", "demo", "--once"]))?;
     test::run(workspace, &TestArgs::default())
 }

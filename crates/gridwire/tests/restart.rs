@@ -22,7 +22,7 @@ use support::server::show;
 use support::time::pause;
 use support::{Arm, Client, Reply, Request, Server, Sink, events, metrics, now};
 
-const ROUNDS: u32 = 20;
+const ROUNDS: u32 = 25;
 /// Every so many rounds the server is asked to stop instead.
 const POLITE_EVERY: u32 = 5;
 const READY_WITHIN: Duration = Duration::from_secs(2);
