@@ -28,6 +28,9 @@ use crate::log::{AppendError, Appended, Frame};
 /// A growing file reserves this much ahead, so that a full disk refuses before anything is written, and
 /// the file system is asked seldom.
 const RESERVE_AHEAD: u64 = 16 << 20;
+/// A small group that grows the file writes so many zeros behind it: the groups that follow go where blocks
+/// were written before, so that their flush leaves the file system's metadata alone.
+const ZEROS_AHEAD: u64 = 64 << 10;
 /// How long the log is idle before the writer marks the last group as durable.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -80,6 +83,8 @@ struct Active {
     capacity: u64,
     /// Space is taken up to here; writing below does not need more.
     reserved: u64,
+    /// Every byte below was written before.
+    written: u64,
     /// A write that did not fit may have left bytes up to here.
     dirty: u64,
 }
@@ -116,7 +121,7 @@ impl Writer {
             };
             let capacity = shared.options.segment_bytes.max(len);
             let reserved = if len == capacity { len } else { at };
-            Active { segment, at, capacity, reserved, dirty: 0 }
+            Active { segment, at, capacity, reserved, written: len, dirty: 0 }
         });
         let ends = shared.all_ends();
         let newest = shared.newest();
@@ -218,8 +223,8 @@ impl Writer {
         }
         let end = active.at + bytes;
         // What an earlier write left behind must not follow these frames as if it belonged there.
-        let dirty = usize::try_from(active.dirty.saturating_sub(end)).unwrap_or(0);
-        self.buffer.resize(self.buffer.len() + dirty, 0);
+        let zeros = active.dirty.max(active.zeros_to(end, bytes)).saturating_sub(end);
+        self.buffer.resize(self.buffer.len() + usize::try_from(zeros).unwrap_or(0), 0);
         active.write(&self.buffer)?;
         let before = self.shared.clock.monotonic();
         if self.shared.options.flushes() {
@@ -228,6 +233,7 @@ impl Writer {
         self.shared.count_flush(self.shared.clock.monotonic().saturating_sub(before));
 
         active.at = end;
+        active.written = active.written.max(end + zeros);
         active.dirty = 0;
         self.marked = self.next_lsn;
         self.next_lsn += headers.len() as u64;
@@ -330,7 +336,8 @@ impl Writer {
         let segment = Arc::new(Segment::new(number, seed(shared.store, number), file, state));
         shared.push_segment(segment.clone());
         let capacity = shared.options.segment_bytes;
-        self.active = Some(Active { segment, at: data_at, capacity, reserved, dirty: 0 });
+        let written = if spare.is_some() { capacity } else { data_at };
+        self.active = Some(Active { segment, at: data_at, capacity, reserved, written, dirty: 0 });
         self.marked = self.next_lsn; // The sealed segment's footer vouches for everything before.
         Ok(())
     }
@@ -423,6 +430,16 @@ impl Active {
         reserved.map_err(|error| Stop::from("reserve space", error))?;
         self.reserved = to;
         Ok(())
+    }
+
+    /// Where the zeros end that a group of `bytes` up to `end` writes behind itself; below `end` for none. A
+    /// large group's own bytes outweigh the metadata.
+    fn zeros_to(&self, end: u64, bytes: u64) -> u64 {
+        if end <= self.written || ZEROS_AHEAD / 2 < bytes {
+            0
+        } else {
+            (end + ZEROS_AHEAD).min(self.reserved)
+        }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Stop> {
