@@ -1,9 +1,10 @@
 //! The state log: the decisions of all shards, in one order.
 //!
-//! The life of a group: [`StateLog::append`] queues it; the writer's thread numbers whatever is queued, writes
-//! it with one call and answers (so a killed process has lost nothing that was answered); a second thread
-//! flushes ten times a second, so that neither waits for the other. From time to time a snapshot takes the
-//! place of the logs before it. After a restart [`StateLog::recover`] shows the snapshot and the groups since.
+//! The life of a group: [`StateLog::append`] numbers it, writes it to the page cache and answers (so a killed
+//! process has lost nothing that was answered). What could take longer, a new file or another group being
+//! written, is the writer's thread's: the group is queued for it. A second thread flushes ten times a second,
+//! so that neither waits for the other. From time to time a snapshot takes the place of the logs before it.
+//! After a restart [`StateLog::recover`] shows the snapshot and the groups since.
 //!
 //! Files (the `storage` contract, "State log"): `{number}.slg`, each with all its space reserved before the
 //! first group goes in, so that a decision once taken always fits; `snap-{number}`, which stands for
@@ -204,6 +205,10 @@ impl StateLog {
         let queued = &self.shared.counters.queue_bytes;
         match queue.as_mut().ok_or(AppendError::Failed)? {
             Queue::Thread(sender) => {
+                let append = match self.write_at_once(append) {
+                    Ok(()) => return Ok(answered),
+                    Err(append) => append,
+                };
                 if QUEUE_BYTES_MAX < queued.fetch_add(bytes, Ordering::Relaxed) + bytes {
                     queued.fetch_sub(bytes, Ordering::Relaxed);
                     return Err(AppendError::Overloaded);
@@ -219,6 +224,7 @@ impl StateLog {
             Queue::Inline(flushed) => {
                 queued.fetch_add(bytes, Ordering::Relaxed);
                 let flush_wanted = self.step(vec![append]);
+                self.shared.restore_ballast();
                 let now = self.shared.clock.now();
                 if flush_wanted || FLUSH_EVERY <= now.since(*flushed) {
                     // Whoever has to know of a failure learns it from the answers.
@@ -228,6 +234,21 @@ impl StateLog {
             }
         }
         Ok(answered)
+    }
+
+    /// Writes a group that fits what is reserved, unless somebody else writes just now. The write only
+    /// reaches the page cache: handing it to the thread and back costs more.
+    fn write_at_once(&self, append: Append) -> Result<(), Append> {
+        let Ok(mut writer) = self.writer.try_lock() else { return Err(append) };
+        let bytes = append.decisions.len();
+        if !writer.has_room(bytes) {
+            return Err(append);
+        }
+        self.shared.counters.queue_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        if writer.step(vec![append]) {
+            self.alarm.ring();
+        }
+        Ok(())
     }
 
     fn step(&self, groups: Vec<Append>) -> bool {

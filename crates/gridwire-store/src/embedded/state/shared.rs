@@ -119,6 +119,11 @@ impl Shared {
         Timestamp::from_millis(self.newest.load(Ordering::Relaxed))
     }
 
+    /// Makes the ballast again if it was given up and there is space.
+    pub(super) fn restore_ballast(&self) {
+        self.ballast.restore(self.options.file_bytes, self.clock.monotonic());
+    }
+
     pub(super) fn tail(&self) -> Tail {
         self.tail.lock().expect("no panic while the tail is held").clone()
     }

@@ -111,22 +111,18 @@ impl Writer {
             self.shared.counters.groups.fetch_add(1, Ordering::Relaxed);
             self.shared.counters.bytes.fetch_add(queued, Ordering::Relaxed);
         }
-        flush_wanted |= self.write();
-        let now = self.shared.clock.monotonic();
-        self.shared.ballast.restore(self.shared.options.file_bytes, now);
-        flush_wanted
+        flush_wanted | self.write()
     }
 
-    /// Writes an empty frame which says that the last group is durable, if no frame says so yet. Called
-    /// when the log is idle and when it closes.
+    /// Writes an empty frame which says that the last group is durable, if no frame says so yet, and makes the
+    /// ballast again if it was given up. Called once a second and when the log closes.
     pub(super) fn mark(&mut self) {
         let is_news = self.marked < self.last_group && self.last_group <= self.shared.durable();
         if is_news && !self.shared.has_failed() && self.fits(0) {
             self.put(&[]);
             self.write();
         }
-        let now = self.shared.clock.monotonic();
-        self.shared.ballast.restore(self.shared.options.file_bytes, now);
+        self.shared.restore_ballast();
     }
 
     fn put(&mut self, body: &[u8]) {
@@ -134,6 +130,11 @@ impl Writer {
         let frame = Frame { seq: self.next, durable: self.marked, time: self.shared.next_time(), body };
         frame.put(Seed::new(self.shared.store, self.number), &mut self.buffer);
         self.next += 1;
+    }
+
+    /// Whether a group of `body` bytes can be written at once: no new file, nothing to reserve.
+    pub(super) fn has_room(&self, body: usize) -> bool {
+        self.fits(body) && !self.shared.has_failed()
     }
 
     fn fits(&self, body: usize) -> bool {
