@@ -163,6 +163,8 @@ impl Driver {
                 Some(frames) = self.frames.recv() => self.frames(&frames),
                 () = clock.sleep_until(due), if due != Timestamp::MAX => self.input(Input::Tick),
             }
+            // Whoever is about to send something does so now: a larger group costs one record all the same.
+            tokio::task::yield_now().await;
             self.gather();
             if self.record().await.is_err() {
                 // Nothing of this group may leave. The log reports its failure, and the process ends.
