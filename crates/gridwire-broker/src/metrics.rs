@@ -195,7 +195,7 @@ const PER_QUEUE: [PerQueue; 7] = [
     ),
 ];
 
-const LOG: [OfLog; 14] = [
+const LOG: [OfLog; 16] = [
     ("gridwire_log_frames_total", "counter", "Frames appended since the start.", |log| {
         log.frames_total as f64
     }),
@@ -213,6 +213,12 @@ const LOG: [OfLog; 14] = [
     ("gridwire_log_failed", "gauge", "1 when the log has failed.", |log| f64::from(u8::from(log.failed))),
     ("gridwire_log_full", "gauge", "1 while publishing is refused for lack of space.", |log| {
         f64::from(u8::from(log.full))
+    }),
+    ("gridwire_log_damaged_frames_total", "counter", "Frames of the event log found damaged.", |log| {
+        log.damaged_frames_total as f64
+    }),
+    ("gridwire_log_damaged_events_total", "counter", "Events lost in damaged frames.", |log| {
+        log.damaged_events_total as f64
     }),
     ("gridwire_state_groups_total", "counter", "Groups of decisions recorded.", |log| {
         log.state_groups_total as f64

@@ -16,6 +16,7 @@ mod queue;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 use std::time::Duration;
 
 pub use decision::{DeadLetterReason, Decision, Held, Return, Settlement};
@@ -111,6 +112,12 @@ pub enum Input<'a> {
         offset: Offset,
         id: Option<u64>,
     },
+    /// The event's bytes could not be read just now; they may be there. `id` as for [`Input::Unreadable`].
+    Unread {
+        subscription: SubscriptionNumber,
+        offset: Offset,
+        id: Option<u64>,
+    },
     DeadLetterWritten {
         subscription: SubscriptionNumber,
         offset: Offset,
@@ -119,11 +126,13 @@ pub enum Input<'a> {
         subscription: SubscriptionNumber,
         offset: Offset,
     },
-    /// The answer to [`Effect::Scan`].
+    /// The answer to [`Effect::Scan`]. `lost` are damaged events between `from` and `next`, ascending, of
+    /// which nobody knows any more whom they matched.
     Scanned {
         subscription: SubscriptionNumber,
         from: Offset,
         matches: &'a [Position],
+        lost: &'a [Range<u64>],
         next: u64,
     },
     ScanFailed {
@@ -389,6 +398,11 @@ impl Shard {
                 queue.unreadable(offset, id, tail, out);
                 subscription
             }
+            Input::Unread { subscription, offset, id } => {
+                let Some((queue, _)) = self.queue(subscription) else { return };
+                queue.unread(offset, id, now, out);
+                subscription
+            }
             Input::DeadLetterWritten { subscription, offset } => {
                 let Some((queue, tail)) = self.queue(subscription) else { return };
                 queue.dead_letter_written(offset, tail, out);
@@ -399,9 +413,9 @@ impl Shard {
                 queue.dead_letter_failed(offset, tail, now, out);
                 subscription
             }
-            Input::Scanned { subscription, from, matches, next } => {
+            Input::Scanned { subscription, from, matches, lost, next } => {
                 let Some((queue, tail)) = self.queue(subscription) else { return };
-                queue.scanned(from.0, matches, next, tail);
+                queue.scanned(from.0, matches, lost, next, tail, out);
                 subscription
             }
             Input::ScanFailed { subscription } => {

@@ -4,7 +4,8 @@
 //! appends. It groups what waits, writes it to the tail of the last *segment* ([`format`], [`segment`]),
 //! flushes, and only then shows it to readers and answers. Recent frames stay in the *tail cache*
 //! ([`tail`]); whoever is behind finds its way by the *index* of a segment's blocks ([`index`], [`block`]),
-//! which is derived and may be deleted at any time. When all of a segment is settled or expired its file
+//! which is derived and may be deleted at any time. A damaged frame is found by whoever reads it; which
+//! events were in it is worked out from what surrounds it ([`damage`]), and reading goes on behind. When all of a segment is settled or expired its file
 //! goes, or waits among the *spares* ([`spares`]) to become a segment again. After a restart [`recovery`]
 //! scans the last segment, cuts what was never acknowledged, and refuses to skip what was.
 //!
@@ -13,6 +14,7 @@
 
 mod block;
 mod bytes;
+mod damage;
 mod directory;
 mod error;
 mod format;
@@ -20,6 +22,7 @@ mod index;
 mod reader;
 mod recovery;
 mod resources;
+mod search;
 mod segment;
 mod shared;
 mod spares;
@@ -401,7 +404,7 @@ impl Log for EmbeddedLog {
     ) -> BoxFuture<'_, Result<Matches, ReadError>> {
         Box::pin(async move {
             if self.shared.end(topic) <= from {
-                return Ok(Matches { matches: Vec::new(), next: from.0 });
+                return Ok(Matches { next: from.0, ..Matches::default() });
             }
             let shared = self.shared.clone();
             self.readers.run(move || shared.scan_index(topic, slot, from, max)).await

@@ -15,7 +15,7 @@ pub mod model;
 pub mod resources;
 
 pub use log::{
-    AppendError, Appended, Fetched, Frame, Log, LogHealth, Matched, Matches, ReadError, Recovered,
-    SegmentInfo, SnapshotPart, TopicSpan,
+    AppendError, Appended, DamagedStretch, Fetched, Frame, Log, LogHealth, Matched, Matches, ReadError,
+    Recovered, SegmentInfo, SnapshotPart, TopicSpan,
 };
 pub use resources::{Resource, ResourceError, ResourceStore, Revision};

@@ -1,6 +1,7 @@
 //! The log, as the broker sees it.
 
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -90,7 +91,10 @@ pub struct Matched {
 pub struct Matches {
     /// Ascending.
     pub matches: Vec<Matched>,
-    /// Everything below is covered by `matches`: scan on from here.
+    /// Offsets between `from` and `next` whose frames are damaged, ascending. Whom they matched is not known
+    /// any more: they are in no `matches`, and [`Log::fetch`] leaves them out.
+    pub lost: Vec<Range<u64>>,
+    /// Everything below is covered by `matches` and `lost`: scan on from here.
     pub next: u64,
 }
 
@@ -159,6 +163,19 @@ pub struct LogHealth {
     pub bytes_total: u64,
     pub state_groups_total: u64,
     pub state_bytes_total: u64,
+    /// Frames found damaged while reading, and the events that were in them, since the start.
+    pub damaged_frames_total: u64,
+    pub damaged_events_total: u64,
+    /// Where the latest of them are.
+    pub damages: Vec<DamagedStretch>,
+}
+
+/// A stretch of a segment that is not what was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedStretch {
+    pub segment: u64,
+    pub bytes: Range<u64>,
+    pub frames: u64,
 }
 
 /// An ordered log of events and an ordered log of decisions.
@@ -183,7 +200,7 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
 
     /// Durable frames from `from` on, about `max_bytes` of them but at least one; waits for the first when
     /// there is none yet, and then looks for more for at most no time at all. A `from` below the oldest
-    /// retained frame starts at that one. Cancel safe.
+    /// retained frame starts at that one. Frames that are damaged are passed over. Cancel safe.
     fn read(&self, from: Lsn, max_bytes: usize) -> BoxFuture<'_, Result<Vec<Frame>, ReadError>>;
 
     /// The next positions of `topic`, from `from` on, whose match set holds `slot`: at most `max` of them,
@@ -196,7 +213,8 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
         max: usize,
     ) -> BoxFuture<'_, Result<Matches, ReadError>>;
 
-    /// The bytes of the events at `offsets` (ascending) of `topic`. Those no longer retained are left out.
+    /// The bytes of the events at `offsets` (ascending) of `topic`. Those no longer retained, and those whose
+    /// frames are damaged, are left out; an error says that nothing is known of any of them.
     fn fetch(
         &self,
         topic: TopicNumber,

@@ -198,7 +198,7 @@ impl ModelLog {
         for frame in stored.frames().filter(|frame| frame.topic == topic) {
             for event in frame.view().events().filter(|event| from <= event.offset) {
                 if matches.len() == max {
-                    return Matches { matches, next: event.offset.0 };
+                    return Matches { matches, next: event.offset.0, ..Matches::default() };
                 }
                 let is_match =
                     event.matched().is_some_and(|matched| matched.iter().any(|other| other == slot));
@@ -208,7 +208,7 @@ impl ModelLog {
                 }
             }
         }
-        Matches { matches, next: end.0.max(from.0) }
+        Matches { matches, next: end.0.max(from.0), ..Matches::default() }
     }
 
     fn fetch_now(&self, topic: TopicNumber, offsets: &[Offset]) -> Vec<Fetched> {

@@ -165,11 +165,22 @@ async fn received(
     };
     let tokens = events.iter().map(token).collect();
     let mut unsent = Unsent { shards, topic: route.topic, subscription: route.number, tokens };
-    let fetched = outside.log.fetch(route.topic, offsets).await.map_err(|error| {
-        tracing::error!(%error, subscription = route.name, "failed to read events for a receiver");
-        ApiError::new(ErrorCode::Unavailable, "The events cannot be read right now. Try again.")
-            .with_retry_after(Duration::from_secs(1))
-    })?;
+    let fetched = match outside.log.fetch(route.topic, offsets).await {
+        Ok(fetched) => fetched,
+        Err(error) => {
+            tracing::error!(%error, subscription = route.name, "failed to read events for a receiver");
+            // Not a release, which would count as a delivery.
+            for LeasedEvent { offset, nonce, .. } in events.iter().copied() {
+                let command = Command::Unread { subscription: route.number, offset, nonce };
+                shards.send(route.topic, command).await;
+            }
+            unsent.tokens.clear();
+            let message = "The events cannot be read right now. Try again.";
+            return Err(
+                ApiError::new(ErrorCode::Unavailable, message).with_retry_after(Duration::from_secs(1))
+            );
+        }
+    };
     let bytes: usize = fetched.iter().map(|event| event.event.len() + 160).sum();
     let mut out = Vec::with_capacity(bytes + 16);
     out.extend_from_slice(b"{\"value\":[");
@@ -180,7 +191,7 @@ async fn received(
             .ok()
             .and_then(|place| Event::decode(&fetched[place].event));
         let Some(event) = event else {
-            // No longer retained: it cannot be delivered any more.
+            // No longer retained, or damaged: it cannot be delivered any more.
             let (subscription, offset, nonce) = (route.number, leased.offset, leased.nonce);
             let command = Command::Unreadable { subscription, offset, nonce };
             shards.send(route.topic, command).await;

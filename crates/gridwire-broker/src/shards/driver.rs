@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use gridwire_core::ids::{Offset, ShardId, StateSeq, SubscriptionNumber};
 use gridwire_core::lock_token::LockToken;
-use gridwire_core::retry::Outcome;
 use gridwire_core::routing::SubscriptionRoute;
 use gridwire_core::shard::{
     Answer, Effect, Input, LeasedEvent, Output, QueueStatus, ReplyId, SettleVerb, Shard, SubscribeInput,
@@ -79,6 +78,12 @@ pub(crate) enum Command {
     },
     /// The bytes of a leased event are gone for good.
     Unreadable {
+        subscription: SubscriptionNumber,
+        offset: Offset,
+        nonce: u64,
+    },
+    /// The bytes of a leased event could not be read just now.
+    Unread {
         subscription: SubscriptionNumber,
         offset: Offset,
         nonce: u64,
@@ -278,6 +283,9 @@ impl Driver {
             Command::Unreadable { subscription, offset, nonce } => {
                 self.input(Input::Unreadable { subscription, offset, id: Some(nonce) });
             }
+            Command::Unread { subscription, offset, nonce } => {
+                self.input(Input::Unread { subscription, offset, id: Some(nonce) });
+            }
             Command::Status { reply } => {
                 // Nobody waiting any more is fine.
                 let _ = reply.send(self.shard.status());
@@ -304,19 +312,20 @@ impl Driver {
         let Ok(done) = done else { return };
         match done {
             Done::Nothing => {}
-            Done::Scanned { subscription, from, positions, next } => {
-                self.input(Input::Scanned { subscription, from, matches: &positions, next });
+            Done::Scanned { subscription, from, positions, lost, next } => {
+                self.input(Input::Scanned { subscription, from, matches: &positions, lost: &lost, next });
             }
             Done::ScanFailed { subscription } => self.input(Input::ScanFailed { subscription }),
-            Done::Unstarted { subscription, gone, failed } => {
+            Done::Unstarted { subscription, gone, unread } => {
                 for Attempting { offset, id, .. } in gone {
                     self.input(Input::Unreadable { subscription, offset, id: Some(id) });
                 }
-                // Nothing was sent, and nothing is lost: tried again like any failed attempt.
-                for Attempting { offset, id, .. } in failed {
-                    let outcome = Outcome::Unreachable;
-                    self.input(Input::Attempted { subscription, offset, id, outcome, jitter: 0.0 });
+                for Attempting { offset, id, .. } in unread {
+                    self.input(Input::Unread { subscription, offset, id: Some(id) });
                 }
+            }
+            Done::LetterUnread { subscription, offset } => {
+                self.input(Input::Unread { subscription, offset, id: None });
             }
             Done::LetterGone { subscription, offset } => {
                 self.input(Input::Unreadable { subscription, offset, id: None });

@@ -1,6 +1,7 @@
 //! What the shards' drivers let out into the world: reads of the log, attempts, dead letters.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -23,9 +24,9 @@ use crate::deliveries::{Deliveries, Delivery};
 use crate::metrics::Metrics;
 use crate::push::{Attempt, AttemptKey, Dispatcher, Finished};
 
-/// A pause before a failed scan is reported: the store is in trouble, and asking again at once would only
+/// A pause before a failed read is reported: the store is in trouble, and asking again at once would only
 /// add to it.
-const SCAN_RETRY: Duration = Duration::from_secs(1);
+const READ_RETRY: Duration = Duration::from_secs(1);
 
 /// Everything around the shards that does something.
 #[derive(Debug)]
@@ -48,6 +49,7 @@ pub(super) enum Done {
         subscription: SubscriptionNumber,
         from: Offset,
         positions: Vec<Position>,
+        lost: Vec<Range<u64>>,
         next: u64,
     },
     ScanFailed {
@@ -57,10 +59,15 @@ pub(super) enum Done {
     Unstarted {
         subscription: SubscriptionNumber,
         gone: Vec<Attempting>,
-        failed: Vec<Attempting>,
+        unread: Vec<Attempting>,
     },
     /// The event of a dead letter is no longer there.
     LetterGone {
+        subscription: SubscriptionNumber,
+        offset: Offset,
+    },
+    /// The event of a dead letter could not be read just now.
+    LetterUnread {
         subscription: SubscriptionNumber,
         offset: Offset,
     },
@@ -100,11 +107,11 @@ impl Outside {
                         size: matched.size,
                     })
                     .collect();
-                Done::Scanned { subscription, from, positions, next: found.next }
+                Done::Scanned { subscription, from, positions, lost: found.lost, next: found.next }
             }
             Err(error) => {
                 tracing::error!(%error, %subscription, %from, "failed to scan the log for a subscription");
-                self.clock.sleep(SCAN_RETRY).await;
+                self.clock.sleep(READ_RETRY).await;
                 Done::ScanFailed { subscription }
             }
         }
@@ -124,9 +131,10 @@ impl Outside {
         let fetched = match self.log.fetch(route.topic, offsets).await {
             Ok(fetched) => fetched,
             Err(error) => {
-                // Perhaps only one of them is damaged, or none: no event is given up for that.
+                // What is lost is left out of an answer; an error says nothing of any of them.
                 tracing::error!(%error, %subscription, "failed to read events for delivery");
-                return Done::Unstarted { subscription, gone: Vec::new(), failed: attempts };
+                self.clock.sleep(READ_RETRY).await;
+                return Done::Unstarted { subscription, gone: Vec::new(), unread: attempts };
             }
         };
         let mut gone = Vec::new();
@@ -163,7 +171,7 @@ impl Outside {
         if gone.is_empty() {
             return Done::Nothing;
         }
-        Done::Unstarted { subscription, gone, failed: Vec::new() }
+        Done::Unstarted { subscription, gone, unread: Vec::new() }
     }
 
     pub(super) async fn dead_letter(self: Arc<Self>, route: Arc<SubscriptionRoute>, letter: Letter) -> Done {
@@ -177,7 +185,8 @@ impl Outside {
             Ok(fetched) => fetched,
             Err(error) => {
                 tracing::error!(%error, %subscription, "failed to read an event for its dead letter");
-                return Done::DeadLetter { subscription, offset, written: false };
+                self.clock.sleep(READ_RETRY).await;
+                return Done::LetterUnread { subscription, offset };
             }
         };
         let Some((event, published)) =

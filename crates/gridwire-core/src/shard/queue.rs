@@ -7,6 +7,7 @@
 //! [`QueueState::apply`] and no other way.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::time::Duration;
 
 use super::decision::{DeadLetterReason, Decision, Held, Return, Settlement, status_of};
@@ -24,6 +25,8 @@ use crate::time::Timestamp;
 const ATTEMPTS_IN_FLIGHT_MAX: usize = 64;
 /// Dead letters of one subscription being written at once.
 const DEAD_LETTERS_IN_FLIGHT_MAX: usize = 16;
+/// How long an event whose bytes could not be read waits before it is tried again.
+const READ_RETRY: Duration = Duration::from_secs(10);
 /// Waits between tries to write a dead letter; the last repeats (`push-delivery` contract, section 9).
 const DEAD_LETTER_WAITS: [u64; 3] = [10, 60, 300];
 /// How long a dead-letter destination may be down before its events are dropped, by tier (same section).
@@ -181,8 +184,18 @@ impl Queue {
         }
     }
 
-    /// The driver's answer to [`Effect::Scan`]: everything that matched in `from..next`.
-    pub(super) fn scanned(&mut self, from: u64, matches: &[Position], next: u64, tail: u64) {
+    /// The driver's answer to [`Effect::Scan`]: everything that matched in `from..next`, and what is `lost`
+    /// there. What is lost may have matched, so it is settled as dropped: rather a drop too many on the books
+    /// than one that nobody hears of.
+    pub(super) fn scanned(
+        &mut self,
+        from: u64,
+        matches: &[Position],
+        lost: &[Range<u64>],
+        next: u64,
+        tail: u64,
+        out: &mut Output,
+    ) {
         self.scanning = false;
         if self.cursor != Cursor::Behind(from) {
             return; // Reset meanwhile.
@@ -192,6 +205,13 @@ impl Queue {
         let new = matches.iter().filter(|position| position.offset.0 < next);
         self.ready.extend(new.filter(|position| !self.state.knows(position.offset.0)));
         self.cursor = if next >= tail { Cursor::Tail } else { Cursor::Behind(next) };
+        let gone = lost.iter().flat_map(|range| range.start.max(from)..range.end.min(next));
+        let gone: Vec<Offset> = gone.filter(|offset| !self.state.knows(*offset)).map(Offset).collect();
+        if !gone.is_empty() {
+            let floor = Offset(self.floor(tail));
+            let (subscription, how) = (self.number, Settlement::Damaged);
+            self.record(Decision::Settled { subscription, how, floor, offsets: gone }, out);
+        }
     }
 
     /// The driver could not scan; it will be asked again.
@@ -346,6 +366,25 @@ impl Queue {
         if held {
             self.settled_one(Settlement::Damaged, offset, tail, out);
         }
+    }
+
+    /// The event's bytes could not be read just now. That is no delivery and nobody's failure: it is tried
+    /// again and counts for nothing, however often it happens.
+    pub(super) fn unread(&mut self, offset: Offset, id: Option<u64>, now: Timestamp, out: &mut Output) {
+        let Some(id) = id else {
+            if let Some(tries) = self.letters_in_flight.remove(&offset.0) {
+                self.letters.insert((now + READ_RETRY, offset.0), tries);
+            }
+            return;
+        };
+        let in_flight = self.in_flight.get(&offset.0).filter(|flight| flight.id == id).map(|f| f.held);
+        let leased = self.state.leases.get(&offset.0).filter(|lease| lease.nonce == id).map(|l| l.held);
+        let Some(held) = in_flight.or(leased) else { return };
+        self.in_flight.remove(&offset.0);
+        let status = self.state.trouble.get(&offset.0).and_then(|trouble| trouble.status);
+        let due = crate::retry::next_look(now, READ_RETRY, self.end_of(&held));
+        let held = Held { attempts: held.attempts.saturating_sub(1), ..held };
+        self.give_back(held, due, Return::Released, status, out);
     }
 
     pub(super) fn dead_letter_written(&mut self, offset: Offset, tail: u64, out: &mut Output) {

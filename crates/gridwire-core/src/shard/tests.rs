@@ -33,6 +33,8 @@ struct Driver {
     seeds: u64,
     replies: u64,
     policy: QueuePolicy,
+    /// What a scan finds damaged.
+    lost: Vec<Range<u64>>,
 }
 
 fn pull() -> QueuePolicy {
@@ -84,6 +86,7 @@ impl Driver {
             seeds: 0,
             replies: 0,
             policy,
+            lost: Vec::new(),
         };
         driver.subscribe();
         driver
@@ -116,14 +119,16 @@ impl Driver {
                 continue;
             };
             let end = self.end().min(from.0 + max as u64);
+            let lost = self.lost.clone();
             let matches: Vec<Position> = (from.0..end)
+                .filter(|offset| !lost.iter().any(|lost| lost.contains(offset)))
                 .map(|offset| Position {
                     offset: Offset(offset),
                     time: self.log[usize::try_from(offset).unwrap()].1,
                     size: 10,
                 })
                 .collect();
-            self.input(Input::Scanned { subscription, from, matches: &matches, next: end });
+            self.input(Input::Scanned { subscription, from, matches: &matches, lost: &lost, next: end });
         }
     }
 
@@ -610,3 +615,5 @@ fn only_the_holder_of_an_event_can_say_that_it_is_gone() {
     driver.input(gone(&second[0]));
     assert_eq!((driver.totals().dropped, driver.floor()), (1, 1));
 }
+
+mod damage;

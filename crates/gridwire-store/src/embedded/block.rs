@@ -5,6 +5,7 @@
 //! again at any time.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use gridwire_core::frame::FrameView;
 use gridwire_core::ids::{Lsn, Offset, Slot, TopicNumber};
@@ -33,6 +34,17 @@ pub(crate) struct BlockIndex {
     /// LSNs and places.
     points: Vec<(u64, u64)>,
     topics: BTreeMap<TopicNumber, TopicIndex>,
+    /// Frames of the block are damaged: offsets may be missing between those that follow each other.
+    damaged: bool,
+}
+
+/// Where an event of the block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EventPlace {
+    /// In the frame that begins here.
+    At(u64),
+    /// It was in a frame that is damaged.
+    Lost,
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -44,6 +56,8 @@ struct TopicIndex {
     sizes: Vec<u32>,
     /// Ascending.
     slots: Vec<SlotIndex>,
+    /// Events that were in damaged frames, ascending. Whom they matched is not known.
+    lost: Vec<Range<u32>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,7 +75,7 @@ struct SlotIndex {
     matched: RoaringBitmap,
     /// The latest run, above all of `matched`: most subscriptions match in runs, and lengthening one costs
     /// next to nothing.
-    run: std::ops::Range<u32>,
+    run: Range<u32>,
 }
 
 impl SlotIndex {
@@ -97,7 +111,28 @@ impl TopicIndex {
                 place += 1;
             }
         }
-        (self.sizes.len() as u64 == u64::from(frame.count) + frame.first.0 - self.first).then_some(())
+        (self.end() == frame.first.0 + u64::from(frame.count)).then_some(())
+    }
+
+    /// The offset after the last event.
+    fn end(&self) -> u64 {
+        self.first + self.sizes.len() as u64
+    }
+
+    /// Events up to `end` are lost, as far as they are not here.
+    fn lose_to(&mut self, end: u64) -> Option<()> {
+        let event = u32::try_from(self.sizes.len()).ok()?;
+        let end = u32::try_from(end.checked_sub(self.first)?).ok()?;
+        if event < end {
+            self.sizes.resize(end as usize, 0);
+            self.lost.push(event..end);
+        }
+        Some(())
+    }
+
+    fn is_lost(&self, event: u32) -> bool {
+        let after = self.lost.partition_point(|lost| lost.end <= event);
+        self.lost.get(after).is_some_and(|lost| lost.contains(&event))
     }
 
     /// The frame that holds an event.
@@ -111,7 +146,58 @@ impl BlockIndex {
     /// An index of nothing yet, for a block that begins here.
     pub(crate) fn new(at: u64, lsn: u64) -> Self {
         let extent = Extent { at, lsn, end_at: at, end_lsn: lsn };
-        Self { extent, points: Vec::new(), topics: BTreeMap::new() }
+        Self { extent, points: Vec::new(), topics: BTreeMap::new(), damaged: false }
+    }
+
+    /// The frames from here on to `at`, which has frame `lsn`, are damaged. `starts` are the offsets with which
+    /// each topic of the block begins.
+    pub(crate) fn skip_damage(
+        &mut self,
+        at: u64,
+        lsn: u64,
+        starts: impl Iterator<Item = (TopicNumber, u64)>,
+    ) {
+        for (topic, first) in starts {
+            self.topics.entry(topic).or_insert_with(|| TopicIndex { first, ..TopicIndex::default() });
+        }
+        self.damaged = true;
+        self.extent.end_at = at;
+        self.extent.end_lsn = lsn;
+    }
+
+    /// Whether the frame, which is sound, may follow what is here already.
+    pub(crate) fn may_follow(&self, header: &FrameHeader) -> bool {
+        self.extent.end_lsn < header.lsn
+            && (header.is_mark()
+                || self.topics.get(&header.topic).is_none_or(|index| index.end() <= header.first.0))
+    }
+
+    /// Of a block with damage, all there is was added: up to `ends` what is not here is lost.
+    pub(crate) fn fill_damage(&mut self, ends: impl Iterator<Item = (TopicNumber, u64)>) -> Option<()> {
+        for (topic, end) in ends {
+            if let Some(index) = self.topics.get_mut(&topic) {
+                index.lose_to(end.max(index.first))?;
+            }
+        }
+        Some(())
+    }
+
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged
+    }
+
+    /// The offsets of `topic` that are lost.
+    pub(crate) fn lost(&self, topic: TopicNumber) -> impl Iterator<Item = Range<u64>> {
+        let index = self.topics.get(&topic);
+        index.into_iter().flat_map(|index| {
+            let range =
+                |lost: &Range<u32>| index.first + u64::from(lost.start)..index.first + u64::from(lost.end);
+            index.lost.iter().map(range)
+        })
+    }
+
+    pub(crate) fn topics(&self) -> impl Iterator<Item = TopicNumber> {
+        self.topics.keys().copied()
     }
 
     /// Takes in the next frame of the block, `len` bytes in all. `None` when its body is malformed, which its
@@ -127,6 +213,9 @@ impl BlockIndex {
             let view = FrameView { lsn: Lsn(lsn), topic, first, count, time, body };
             let index = self.topics.entry(topic);
             let index = index.or_insert_with(|| TopicIndex { first: first.0, ..TopicIndex::default() });
+            if self.damaged {
+                index.lose_to(first.0)?;
+            }
             index.push(&view, u32::try_from(at - extent.at).ok()?)?;
         }
         extent.end_at += len;
@@ -146,20 +235,24 @@ impl BlockIndex {
         }
     }
 
-    /// A place at or before the frame with this LSN, from which to walk to it.
-    pub(crate) fn place_before(&self, lsn: u64) -> u64 {
+    /// The LSN and the place of a frame at or before this LSN, from which to walk to it.
+    pub(crate) fn place_before(&self, lsn: u64) -> (u64, u64) {
         let after = self.points.partition_point(|(point, _)| *point <= lsn);
-        after.checked_sub(1).and_then(|point| self.points.get(point)).map_or(self.extent.at, |point| point.1)
+        let point = after.checked_sub(1).and_then(|point| self.points.get(point));
+        point.copied().unwrap_or((self.extent.lsn, self.extent.at))
     }
 
     /// Where the frame with this event is; `None` when the block does not hold it.
-    pub(crate) fn place_of(&self, topic: TopicNumber, offset: Offset) -> Option<u64> {
+    pub(crate) fn place_of(&self, topic: TopicNumber, offset: Offset) -> Option<EventPlace> {
         let index = self.topics.get(&topic)?;
         let event = u32::try_from(offset.0.checked_sub(index.first)?).ok()?;
         if index.sizes.len() <= event as usize {
             return None;
         }
-        Some(self.extent.at + u64::from(index.frame_of(event)?.at))
+        if index.is_lost(event) {
+            return Some(EventPlace::Lost);
+        }
+        Some(EventPlace::At(self.extent.at + u64::from(index.frame_of(event)?.at)))
     }
 
     /// Adds the matches of `slot` from `from` on, at most until there are `max`; returns up to where the
@@ -173,7 +266,7 @@ impl BlockIndex {
         matches: &mut Vec<Matched>,
     ) -> u64 {
         let Some(index) = self.topics.get(&topic) else { return from };
-        let end = index.first + index.sizes.len() as u64;
+        let end = index.end();
         let Ok(at) = index.slots.binary_search_by_key(&slot.0, |index| index.slot) else {
             return end.max(from);
         };
@@ -211,7 +304,7 @@ impl BlockIndex {
         self.topics.values().map(topic).sum::<usize>() + self.points.len() * 16
     }
 
-    /// The stored form of a finished index, without its extent.
+    /// The stored form of a finished index without damage, without its extent.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         put_varint(out, self.points.len() as u64);
         let (mut lsn, mut at) = (self.extent.lsn, self.extent.at);
@@ -260,7 +353,7 @@ impl BlockIndex {
             let topic = TopicNumber(u32::try_from(cursor.varint()?).ok()?);
             topics.insert(topic, TopicIndex::decode(&mut cursor)?);
         }
-        Some(Self { extent, points, topics })
+        Some(Self { extent, points, topics, damaged: false })
     }
 }
 
@@ -289,6 +382,6 @@ impl TopicIndex {
             let matched = RoaringBitmap::deserialize_from(cursor.take(len)?).ok()?;
             slots.push(SlotIndex { slot, matched, run: 0..0 });
         }
-        Some(Self { first, frames, sizes, slots })
+        Some(Self { first, frames, sizes, slots, lost: Vec::new() })
     }
 }

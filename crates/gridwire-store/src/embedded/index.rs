@@ -14,12 +14,10 @@ use gridwire_outside::{Disk, DiskFile, OpenMode};
 
 use super::block::{BlockIndex, Extent};
 use super::bytes::Cursor;
-use super::format::{Contents, FRAME_HEADER};
+use super::damage::{Damages, extent_of, walk};
 use super::segment::{Segment, index_path};
 use crate::log::ReadError;
 
-/// Bytes of log read at a time while an index is built.
-const BUILD_AHEAD: usize = 1 << 20;
 const RECORD_MAGIC: &[u8; 4] = b"GWIX";
 const RECORD_HEADER: usize = 48;
 
@@ -29,6 +27,7 @@ pub(crate) struct Indexes {
     cache: Mutex<Cache>,
     /// The one index that is being built. Whoever builds holds the lock, so that nothing is built twice.
     growing: Mutex<Option<Growing>>,
+    pub(crate) damages: Damages,
 }
 
 /// Finished indexes, the least recently used first.
@@ -57,18 +56,13 @@ fn hold<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 /// What a block covers, and whether that is final.
 fn extent(segment: &Segment, block: usize) -> Option<(Extent, bool)> {
     let state = segment.state();
-    let contents: &Contents = &state.contents;
-    let start = contents.blocks.get(block)?;
-    let (at, lsn) = (start.at, start.lsn);
-    Some(match contents.blocks.get(block + 1) {
-        Some(next) => (Extent { at, lsn, end_at: next.at, end_lsn: next.lsn }, true),
-        None => (Extent { at, lsn, end_at: contents.end_at, end_lsn: contents.end_lsn }, state.sealed),
-    })
+    let is_last = state.contents.blocks.len() == block + 1;
+    Some((extent_of(&state.contents, block)?, state.sealed || !is_last))
 }
 
 impl Indexes {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, cache: Mutex::default(), growing: Mutex::new(None) }
+        Self { bytes_max, cache: Mutex::default(), growing: Mutex::new(None), damages: Damages::default() }
     }
 
     /// Shows the index of a block, complete as of now. Blocks on files.
@@ -97,7 +91,7 @@ impl Indexes {
             } else {
                 let own = growing.take_if(|growing| growing.key == key);
                 let index = own.map_or_else(|| BlockIndex::new(covers.at, covers.lsn), |own| own.index);
-                Self::complete(disk, dir, segment, block, index, covers)?
+                self.complete(disk, dir, segment, block, index, covers)?
             };
             let index = self.keep(key, index);
             drop(growing);
@@ -112,7 +106,7 @@ impl Indexes {
                 BlockIndex::new(covers.at, covers.lsn)
             }
         };
-        catch_up(segment, &mut index, covers)?;
+        walk(segment, block, &mut index, covers, &self.damages)?;
         let shown = show(&index);
         *growing = Some(Growing { key, segment: Arc::downgrade(segment), index });
         Ok(shown)
@@ -125,12 +119,20 @@ impl Indexes {
         let Some(segment) = segment.upgrade() else { return };
         let Some((covers, true)) = extent(&segment, key.1) else { return };
         // A failure shows again when the block is next asked for.
-        if let Ok(index) = Self::complete(disk, dir, &segment, key.1, index, covers) {
+        if let Ok(index) = self.complete(disk, dir, &segment, key.1, index, covers) {
             self.keep(key, index);
         }
     }
 
+    /// Finds out what of a block is damaged, whatever an index made before says of it.
+    pub(crate) fn examine(&self, segment: &Segment, block: usize) -> Result<(), ReadError> {
+        let gone = || ReadError::Io(format!("segment {} has no block {block}", segment.number));
+        let (covers, _) = extent(segment, block).ok_or_else(gone)?;
+        walk(segment, block, &mut BlockIndex::new(covers.at, covers.lsn), covers, &self.damages)
+    }
+
     fn complete(
+        &self,
         disk: &dyn Disk,
         dir: &Path,
         segment: &Segment,
@@ -138,8 +140,12 @@ impl Indexes {
         mut index: BlockIndex,
         covers: Extent,
     ) -> Result<BlockIndex, ReadError> {
-        catch_up(segment, &mut index, covers)?;
+        walk(segment, block, &mut index, covers, &self.damages)?;
         index.finish();
+        // What is damaged is looked for again at every start: it may have been the reading.
+        if index.is_damaged() {
+            return Ok(index);
+        }
         if let Err(error) = store(disk, dir, segment, block, &index) {
             tracing::debug!(segment = segment.number, block, %error, "did not keep an index on disk");
         }
@@ -175,23 +181,6 @@ impl Indexes {
         let gone: Vec<(Key, Arc<BlockIndex>)> = gone;
         cache.bytes -= gone.iter().map(|(_, index)| index.weight()).sum::<usize>();
     }
-}
-
-/// Adds the frames that an index has not yet.
-fn catch_up(segment: &Segment, index: &mut BlockIndex, covers: Extent) -> Result<(), ReadError> {
-    let mut window = segment.window(covers.end_at, BUILD_AHEAD);
-    while index.extent.end_at < covers.end_at {
-        let at = index.extent.end_at;
-        let frame = window.frame(at).map_err(|error| ReadError::Io(error.to_string()))?;
-        let added = frame
-            .filter(|(header, _)| header.lsn == index.extent.end_lsn)
-            .and_then(|(header, frame)| index.add(&header, &frame[FRAME_HEADER..], frame.len() as u64));
-        if added.is_none() {
-            let what = format!("segment {}, byte {at}: the frame is not valid", segment.number);
-            return Err(ReadError::Damaged { what });
-        }
-    }
-    Ok(())
 }
 
 /// A record of an `.idx` file, still encoded.

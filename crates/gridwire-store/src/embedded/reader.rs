@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender};
 use gridwire_core::ids::{Lsn, Offset, Slot, TopicNumber};
 use tokio::sync::{Semaphore, oneshot};
 
+use super::block::EventPlace;
 use super::format::{Contents, FRAME_HEADER, FrameHeader};
 use super::segment::Segment;
 use super::shared::Shared;
@@ -83,6 +84,11 @@ fn damaged(segment: &Segment, at: u64, what: &str) -> ReadError {
     ReadError::Damaged { what: format!("segment {}, byte {at}: {what}", segment.number) }
 }
 
+/// The same bytes were sound in one reading and not in another.
+fn inconstant(segment: &Segment, at: u64) -> ReadError {
+    ReadError::Io(format!("segment {}, byte {at}: every reading gives something else", segment.number))
+}
+
 /// The events of a frame at `offsets`, which ascend and are all within it.
 fn pick(frame: &Frame, offsets: &[Offset], into: &mut Vec<Fetched>) -> Option<()> {
     let mut wanted = offsets.iter().peekable();
@@ -132,15 +138,19 @@ impl Shared {
                 (block_of_lsn(contents, from), contents.end_at, contents.end_lsn)
             };
             let Some(block) = block else { break };
-            let mut at =
+            let (mut lsn, mut at) =
                 self.indexes.with(self.files(), &segment, block, |index| index.place_before(from))?;
             let mut window = segment.window(end_at, bytes_max.clamp(FETCH_AHEAD, 1 << 20));
             let mut bytes = 0;
             while at < end_at && bytes < bytes_max.max(1) {
-                let Some((header, frame)) = window.frame(at).map_err(|error| io(&error))? else {
-                    return Err(damaged(&segment, at, "the frame is not valid"));
+                let Some((header, frame)) =
+                    window.frame_if(at, |header| header.lsn == lsn).map_err(|error| io(&error))?
+                else {
+                    (at, lsn) = self.behind_damage(&segment, at)?;
+                    continue;
                 };
                 at += frame.len() as u64;
+                lsn += 1;
                 if from <= header.lsn && !header.is_mark() {
                     bytes += frame.len();
                     frames.push(frame_from(&header, frame));
@@ -149,6 +159,18 @@ impl Shared {
             from = end_lsn;
         }
         Ok(frames)
+    }
+
+    /// Where to read on, and the LSN there, when there is no sound frame at `at`.
+    fn behind_damage(&self, segment: &Segment, at: u64) -> Result<(u64, u64), ReadError> {
+        if segment.behind_damage(at).is_none() {
+            let block = {
+                let contents = &segment.state().contents;
+                contents.blocks.partition_point(|block| block.at <= at).saturating_sub(1)
+            };
+            self.indexes.examine(segment, block)?;
+        }
+        segment.behind_damage(at).ok_or_else(|| inconstant(segment, at))
     }
 
     /// The next positions that a slot matched; see `Log::scan`.
@@ -160,7 +182,7 @@ impl Shared {
         max: usize,
     ) -> Result<Matches, ReadError> {
         let end = self.end(topic).0;
-        let mut found = Matches { matches: Vec::new(), next: from.0 };
+        let mut found = Matches { next: from.0, ..Matches::default() };
         for _ in 0..SCAN_BLOCKS_MAX {
             if end <= found.next || found.matches.len() == max {
                 break;
@@ -173,9 +195,12 @@ impl Shared {
                 block_of_offset(contents, topic, found.next)
             };
             let Some(block) = block else { break };
-            let (matches, next) = (&mut found.matches, found.next);
+            let (matches, lost, next) = (&mut found.matches, &mut found.lost, found.next);
             let covered = self.indexes.with(self.files(), &segment, block, |index| {
-                index.matches(topic, slot, next, max, matches)
+                let covered = index.matches(topic, slot, next, max, matches);
+                let ranges = index.lost(topic).map(|lost| lost.start.max(next)..lost.end.min(covered));
+                lost.extend(ranges.filter(|range| !range.is_empty()));
+                covered
             })?;
             if covered == found.next && found.matches.len() < max {
                 return Err(damaged(&segment, 0, "the index does not cover what the segment holds"));
@@ -227,7 +252,7 @@ impl Shared {
                 continue;
             }
             let Some(block) = block else { break };
-            let places: Vec<u64> = self.indexes.with(self.files(), &segment, block, |index| {
+            let places: Vec<EventPlace> = self.indexes.with(self.files(), &segment, block, |index| {
                 offsets.iter().map_while(|offset| index.place_of(topic, *offset)).collect()
             })?;
             if places.is_empty() {
@@ -238,15 +263,35 @@ impl Shared {
             let mut window = segment.window(end_at, FETCH_AHEAD);
             let mut done = 0;
             for frame_places in places.chunk_by(|a, b| a == b) {
-                let (at, wanted) = (frame_places[0], &own[done..done + frame_places.len()]);
+                let (place, wanted) = (frame_places[0], &own[done..done + frame_places.len()]);
                 done += frame_places.len();
-                let frame = window.frame(at).map_err(|error| io(&error))?;
-                let frame = frame.filter(|(header, _)| header.topic == topic);
-                let picked =
-                    frame.and_then(|(header, frame)| pick(&frame_from(&header, frame), wanted, &mut events));
-                picked.ok_or_else(|| damaged(&segment, at, "the frame is not valid"))?;
+                let EventPlace::At(at) = place else { continue };
+                let picked = window
+                    .frame_if(at, |header| header.topic == topic)
+                    .map_err(|error| io(&error))?
+                    .and_then(|(header, frame)| pick(&frame_from(&header, frame), wanted, &mut events));
+                if picked.is_none() {
+                    self.confirm_loss(&segment, block, topic, wanted, at)?;
+                }
             }
         }
         Ok(events)
+    }
+
+    /// There is no sound frame with the `wanted` events at `at`, where an index says it is. They are left out
+    /// only when the block itself says that they are lost.
+    fn confirm_loss(
+        &self,
+        segment: &Segment,
+        block: usize,
+        topic: TopicNumber,
+        wanted: &[Offset],
+        at: u64,
+    ) -> Result<(), ReadError> {
+        let is_lost = || wanted.iter().all(|offset| segment.has_lost(topic, *offset));
+        if !is_lost() {
+            self.indexes.examine(segment, block)?;
+        }
+        if is_lost() { Ok(()) } else { Err(inconstant(segment, at)) }
     }
 }

@@ -18,9 +18,9 @@ use gridwire_outside::{Disk, DiskFile, OpenMode};
 
 use super::error::{Damage, OpenError};
 use super::format::{
-    BLOCK, Contents, FRAME_BYTES_MAX, FRAME_HEADER, FrameHeader, GROUP_BYTES_MAX, HeaderFault, SegmentHeader,
-    seed,
+    BLOCK, Contents, FRAME_BYTES_MAX, FrameHeader, GROUP_BYTES_MAX, HeaderFault, SegmentHeader, seed,
 };
+use super::search::Search;
 use super::segment::{Name, Segment, State, Window, segment_path, spare_path};
 
 /// Bytes read at a time while scanning.
@@ -313,12 +313,8 @@ impl Scan {
     /// is missing there.
     fn damage(&self, opened: &Opened, store: [u8; 16]) -> Result<Option<Damage>, OpenError> {
         let (lost_at, lost) = (self.contents.end_at, self.contents.end_lsn);
-        let mut search = Search {
-            window: Window::new(&*opened.file, seed(store, opened.header.number), opened.len, SCAN_AHEAD),
-            at: lost_at,
-            lost_at,
-            lost,
-        };
+        let window = Window::new(&*opened.file, seed(store, opened.header.number), opened.len, SCAN_AHEAD);
+        let mut search = Search::new(window, lost_at, lost);
         let (mut ends, mut topics) = (self.ends.clone(), BTreeSet::new());
         let mut bytes = lost_at..lost_at;
         let mut acknowledged = false;
@@ -341,53 +337,4 @@ impl Scan {
             what: format!("frame {lost} was durable and is not valid"),
         }))
     }
-}
-
-/// Finds valid frames behind a place where there should have been one.
-struct Search<'a> {
-    window: Window<'a>,
-    at: u64,
-    lost_at: u64,
-    lost: u64,
-}
-
-impl Search<'_> {
-    fn next(&mut self) -> io::Result<Option<(u64, FrameHeader)>> {
-        loop {
-            let bytes = self.window.bytes(self.at, FRAME_HEADER)?;
-            if bytes.len() < FRAME_HEADER {
-                return Ok(None);
-            }
-            // Long runs of zeros are what is usually there; they are passed over quickly.
-            if bytes.starts_with(&[0; 256]) {
-                let zeros = bytes.chunks_exact(64).take_while(|chunk| **chunk == [0; 64]).count() * 64;
-                // A length may begin in the last zeros.
-                self.at += (zeros - 8) as u64;
-                continue;
-            }
-            let positions = bytes.len() - (FRAME_HEADER - 1);
-            let so_far = self.at - self.lost_at;
-            let plausible = |&ahead: &usize| may_be(&bytes[ahead..], so_far + ahead as u64, self.lost);
-            let Some(ahead) = (0..positions).find(plausible) else {
-                self.at += positions as u64;
-                continue;
-            };
-            self.at += ahead as u64;
-            let at = self.at;
-            if let Some((header, frame)) = self.window.frame(at)? {
-                self.at += frame.len() as u64;
-                return Ok(Some((at, header)));
-            }
-            self.at += 1;
-        }
-    }
-}
-
-/// Whether the front of a frame, `behind` bytes after where frame `lost` should be, is plausible: rules out
-/// nearly everything before a checksum is computed.
-fn may_be(front: &[u8], behind: u64, lost: u64) -> bool {
-    FrameHeader::frame_len(front).is_some()
-        && FrameHeader::peek(front).is_some_and(|(lsn, durable)| {
-            lost < lsn && lsn - lost <= behind / FRAME_HEADER as u64 + 1 && durable <= lsn
-        })
 }

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use gridwire_outside::DiskFile;
 
+use super::damage::Lost;
 use super::format::{Contents, FRAME_HEADER, FrameHeader};
 
 /// What a name in the log's directory is.
@@ -60,6 +61,8 @@ pub(crate) struct Segment {
     pub(crate) seed: u32,
     pub(crate) file: Arc<dyn DiskFile>,
     state: RwLock<State>,
+    /// What was found damaged since the segment was opened.
+    pub(crate) lost: Mutex<Lost>,
 }
 
 #[derive(Debug)]
@@ -73,7 +76,7 @@ pub(crate) struct State {
 
 impl Segment {
     pub(crate) fn new(number: u64, seed: u32, file: Arc<dyn DiskFile>, state: State) -> Self {
-        Self { number, seed, file, state: RwLock::new(state) }
+        Self { number, seed, file, state: RwLock::new(state), lost: Mutex::default() }
     }
 
     pub(crate) fn state(&self) -> RwLockReadGuard<'_, State> {
@@ -129,6 +132,11 @@ impl<'a> Window<'a> {
         Ok(&self.buffer)
     }
 
+    /// Reads anew from here on.
+    pub(crate) fn forget(&mut self) {
+        self.buffer.clear();
+    }
+
     /// The frame at `at`, checked; `None` when there is no valid one. What does not pass is read once more
     /// before it is given up.
     pub(crate) fn frame(&mut self, at: u64) -> io::Result<Option<(FrameHeader, &[u8])>> {
@@ -138,13 +146,29 @@ impl<'a> Window<'a> {
         Ok(Some((header, &self.bytes(at, len)?[..len])))
     }
 
+    /// The frame at `at` if it is also the one looked for. Read once more before it is given up, whatever is
+    /// there: for places where there must be a frame.
+    pub(crate) fn frame_if(
+        &mut self,
+        at: u64,
+        is_it: impl Fn(&FrameHeader) -> bool,
+    ) -> io::Result<Option<(FrameHeader, &[u8])>> {
+        let mut found = self.check_once(at)?.filter(|(header, _)| is_it(header));
+        if found.is_none() {
+            self.forget();
+            found = self.check_once(at)?.filter(|(header, _)| is_it(header));
+        }
+        let Some((header, len)) = found else { return Ok(None) };
+        Ok(Some((header, &self.bytes(at, len)?[..len])))
+    }
+
     fn check(&mut self, at: u64) -> io::Result<Option<(FrameHeader, usize)>> {
         let first = self.check_once(at)?;
         // A length of zero says "nothing here": there is nothing to doubt.
         if first.is_some() || self.bytes(at, 4)?.get(..4).is_none_or(|len| len == [0; 4]) {
             return Ok(first);
         }
-        self.buffer.clear();
+        self.forget();
         self.check_once(at)
     }
 

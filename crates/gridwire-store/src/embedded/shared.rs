@@ -203,7 +203,7 @@ impl Shared {
         };
         let spares = self.spares.ready() as u64;
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        LogHealth {
+        let mut health = LogHealth {
             failed: self.has_failed(),
             full: self.full.load(Ordering::Relaxed),
             durable: *self.visible.borrow(),
@@ -217,7 +217,9 @@ impl Shared {
             events_total: load(&self.stats.events),
             bytes_total: load(&self.stats.bytes),
             ..LogHealth::default()
-        }
+        };
+        self.indexes.damages.health(&mut health);
+        health
     }
 
     /// Lets sealed segments below `below` go, oldest first, each for good before the next: two forgotten
