@@ -2,11 +2,14 @@
 //!
 //! It tells apart what is on the medium and what is only written, as a real one does: [`MemoryDisk::crash`]
 //! keeps an arbitrary, seeded subset of the un-synced 512-byte sectors and directory changes;
-//! [`MemoryDisk::kill`] ends the process and loses nothing. [`MemoryDisk::fail_nth`] makes one call fail, a
-//! capacity makes it full, [`MemoryDisk::flip_bit`] damages it. Nothing here depends on anything but the
-//! calls made and the seeds given.
+//! [`MemoryDisk::kill`] ends the process and loses nothing. [`MemoryDisk::fail_nth`] makes one call fail,
+//! [`MemoryDisk::halt_at`] ends the process in the middle of what it does, a capacity makes the disk full,
+//! [`MemoryDisk::flip_bit`] damages it, and [`MemoryDisk::fork`] lets one history end in many ways. Nothing here
+//! depends on anything but the calls made and the seeds given.
 //!
-//! Two simplifications: a directory made is durable at once, and a file grown by `set_len` takes its space.
+//! A directory made is durable, like a file's name, once the directory above it is synced; all that is in a
+//! directory that did not survive is gone with it. One simplification: a file grown by `set_len` takes its
+//! space.
 
 mod content;
 
@@ -47,11 +50,12 @@ pub struct MemoryDisk {
     state: Arc<Mutex<State>>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
     files: BTreeMap<u64, Inode>,
     next_inode: u64,
     directories: BTreeSet<PathBuf>,
+    durable_directories: BTreeSet<PathBuf>,
     names: BTreeMap<PathBuf, u64>,
     durable_names: BTreeMap<PathBuf, u64>,
     /// What was done to names since their directory was synced, in order.
@@ -61,9 +65,11 @@ struct State {
     process: u64,
     calls: BTreeMap<Call, u64>,
     faults: Vec<Fault>,
+    /// From this call on nothing has any effect.
+    halt_at: Option<u64>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Inode {
     content: Content,
     handles: u64,
@@ -75,8 +81,10 @@ enum Change {
     Create(PathBuf, u64),
     Rename(PathBuf, PathBuf, u64),
     Remove(PathBuf),
+    CreateDir(PathBuf),
 }
 
+#[derive(Clone)]
 struct Fault {
     call: Call,
     at: u64,
@@ -87,12 +95,12 @@ struct Fault {
 impl Change {
     fn touches(&self, dir: &Path) -> bool {
         match self {
-            Self::Create(path, _) | Self::Remove(path) => path.parent() == Some(dir),
+            Self::Create(path, _) | Self::Remove(path) | Self::CreateDir(path) => path.parent() == Some(dir),
             Self::Rename(from, to, _) => from.parent() == Some(dir) || to.parent() == Some(dir),
         }
     }
 
-    fn apply(self, names: &mut BTreeMap<PathBuf, u64>) {
+    fn apply(self, names: &mut BTreeMap<PathBuf, u64>, directories: &mut BTreeSet<PathBuf>) {
         match self {
             Self::Create(path, inode) => {
                 names.insert(path, inode);
@@ -104,13 +112,16 @@ impl Change {
             Self::Remove(path) => {
                 names.remove(&path);
             }
+            Self::CreateDir(path) => {
+                directories.insert(path);
+            }
         }
     }
 
     fn inode(&self) -> Option<u64> {
         match self {
             Self::Create(_, inode) | Self::Rename(_, _, inode) => Some(*inode),
-            Self::Remove(_) => None,
+            Self::Remove(_) | Self::CreateDir(_) => None,
         }
     }
 }
@@ -121,6 +132,9 @@ impl State {
         for kind in [Call::Any, call] {
             *self.calls.entry(kind).or_default() += 1;
         }
+        if self.is_halted() {
+            return Err(io::Error::other("the process has ended"));
+        }
         for fault in &self.faults {
             let made = self.calls.get(&fault.call).copied().unwrap_or(0);
             let is_due = made == fault.at || (fault.forever && fault.at < made);
@@ -129,6 +143,11 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    fn is_halted(&self) -> bool {
+        let made = self.calls.get(&Call::Any).copied().unwrap_or(0);
+        self.halt_at.is_some_and(|at| at <= made)
     }
 
     fn used(&self) -> u64 {
@@ -162,7 +181,7 @@ impl State {
     }
 
     fn change(&mut self, change: Change) {
-        change.clone().apply(&mut self.names);
+        change.clone().apply(&mut self.names, &mut self.directories);
         self.changes.push(change);
     }
 
@@ -176,6 +195,7 @@ impl State {
 
     fn end_process(&mut self) {
         self.process += 1;
+        self.halt_at = None;
         for file in self.files.values_mut() {
             file.handles = 0;
             file.locked = false;
@@ -194,7 +214,15 @@ impl MemoryDisk {
     /// An empty disk without a limit; only `/` exists.
     pub fn new() -> Self {
         let directories = BTreeSet::from([PathBuf::from("/")]);
-        Self { state: Arc::new(Mutex::new(State { directories, ..State::default() })) }
+        let durable_directories = directories.clone();
+        let state = State { directories, durable_directories, ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Another disk that holds what this one does; what is done to one does not touch the other.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self { state: Arc::new(Mutex::new(self.state().clone())) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -209,9 +237,20 @@ impl MemoryDisk {
         let state = &mut *state;
         for change in std::mem::take(&mut state.changes) {
             if rng.below(2) == 0 {
-                change.apply(&mut state.durable_names);
+                change.apply(&mut state.durable_names, &mut state.durable_directories);
             }
         }
+        let directories = &mut state.durable_directories;
+        // What is in a directory that did not survive cannot be reached. From the top down, by their order.
+        let mut kept = BTreeSet::new();
+        for dir in std::mem::take(directories) {
+            if dir.parent().is_none_or(|above| kept.contains(above)) {
+                kept.insert(dir);
+            }
+        }
+        *directories = kept;
+        state.durable_names.retain(|path, _| path.parent().is_some_and(|dir| directories.contains(dir)));
+        state.directories = directories.clone();
         state.names = state.durable_names.clone();
         for file in state.files.values_mut() {
             file.content.crash(&rng);
@@ -229,6 +268,19 @@ impl MemoryDisk {
         let mut state = self.state();
         let at = state.calls.get(&call).copied().unwrap_or(0) + n;
         state.faults.push(Fault { call, at, kind, forever });
+    }
+
+    /// Ends the process at the `n`-th call from now on (1 is the next): that call and all later ones fail and
+    /// have no effect, until [`MemoryDisk::crash`] or [`MemoryDisk::kill`] lets another process in.
+    pub fn halt_at(&self, n: u64) {
+        let mut state = self.state();
+        let at = state.calls.get(&Call::Any).copied().unwrap_or(0) + n;
+        state.halt_at = Some(at);
+    }
+
+    /// Whether the call of [`MemoryDisk::halt_at`] was reached.
+    pub fn is_halted(&self) -> bool {
+        self.state().is_halted()
     }
 
     /// Takes back every [`MemoryDisk::fail_nth`].
@@ -273,7 +325,10 @@ impl MemoryDisk {
     /// Puts a file there, durable, in place of what was; its directory is made if need be.
     pub fn put(&self, path: &Path, bytes: Vec<u8>) {
         let mut state = self.state();
-        state.directories.extend(path.ancestors().skip(1).map(Path::to_path_buf));
+        for dir in path.ancestors().skip(1) {
+            state.directories.insert(dir.to_path_buf());
+            state.durable_directories.insert(dir.to_path_buf());
+        }
         let inode = state.next_inode;
         state.next_inode += 1;
         state.files.insert(inode, Inode { content: Content::durable(bytes), ..Inode::default() });
@@ -341,7 +396,7 @@ impl Disk for MemoryDisk {
             std::mem::take(&mut state.changes).into_iter().partition(|change| change.touches(dir));
         state.changes = rest;
         for change in synced {
-            change.apply(&mut state.durable_names);
+            change.apply(&mut state.durable_names, &mut state.durable_directories);
         }
         state.collect();
         Ok(())
@@ -350,7 +405,10 @@ impl Disk for MemoryDisk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.count(Call::CreateDir)?;
-        state.directories.extend(dir.ancestors().map(Path::to_path_buf));
+        let missing: Vec<&Path> = dir.ancestors().filter(|dir| !state.directories.contains(*dir)).collect();
+        for dir in missing.into_iter().rev() {
+            state.change(Change::CreateDir(dir.to_path_buf()));
+        }
         Ok(())
     }
 
@@ -429,6 +487,9 @@ impl DiskFile for MemoryFile {
         let mut state = self.state()?;
         let end = at + bytes.len() as u64;
         if let Err(error) = state.count(Call::Write) {
+            if state.is_halted() {
+                return Err(error);
+            }
             let half = bytes.len() / 2;
             if state.admit(self.inode, end).is_ok() && half > 0 {
                 state.file_mut(self.inode).content.write(&bytes[..half], at);
@@ -445,9 +506,11 @@ impl DiskFile for MemoryFile {
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.state()?;
         let counted = state.count(Call::Sync);
+        let is_halted = state.is_halted();
         let content = &mut state.file_mut(self.inode).content;
         match &counted {
             Ok(()) => content.sync(),
+            Err(_) if is_halted => {}
             Err(_) => content.fail_sync(),
         }
         counted
@@ -485,195 +548,4 @@ impl DiskFile for MemoryFile {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FILE: &str = "/data/file";
-
-    fn new_disk() -> MemoryDisk {
-        let disk = MemoryDisk::new();
-        disk.create_dir_all(Path::new("/data")).unwrap();
-        disk
-    }
-
-    fn open(disk: &MemoryDisk, mode: OpenMode) -> Arc<dyn DiskFile> {
-        disk.open(Path::new(FILE), mode).unwrap()
-    }
-
-    /// Runs `before` on a new disk, lets power go with many seeds, and collects what the file may hold after.
-    fn check(before: impl Fn(&MemoryDisk), expected: &[Option<&[u8]>]) {
-        let outcomes: BTreeSet<Option<Vec<u8>>> = (0..200)
-            .map(|seed| {
-                let disk = new_disk();
-                before(&disk);
-                disk.crash(seed);
-                disk.contents(Path::new(FILE))
-            })
-            .collect();
-        let expected: BTreeSet<Option<Vec<u8>>> =
-            expected.iter().map(|bytes| bytes.map(<[u8]>::to_vec)).collect();
-        assert_eq!(outcomes, expected);
-    }
-
-    fn write_durably(disk: &MemoryDisk, bytes: &[u8]) -> Arc<dyn DiskFile> {
-        let file = open(disk, OpenMode::Create);
-        file.write_at(bytes, 0).unwrap();
-        file.sync_data().unwrap();
-        disk.sync_dir(Path::new("/data")).unwrap();
-        file
-    }
-
-    #[test]
-    fn what_is_synced_survives_a_crash() {
-        check(|disk| drop(write_durably(disk, b"abc")), &[Some(b"abc")]);
-    }
-
-    #[test]
-    fn a_name_survives_only_by_chance_until_its_directory_is_synced() {
-        let before = |disk: &MemoryDisk| {
-            let file = open(disk, OpenMode::New);
-            file.write_at(b"abc", 0).unwrap();
-            file.sync_data().unwrap();
-        };
-        check(before, &[None, Some(b"abc")]);
-    }
-
-    #[test]
-    fn sectors_survive_one_by_one() {
-        let before = |disk: &MemoryDisk| {
-            let file = write_durably(disk, &[1; 1024]);
-            file.write_at(&[2; 1024], 0).unwrap();
-        };
-        let mixed = |first: u8, second: u8| [[first; 512], [second; 512]].concat();
-        let outcomes = [mixed(1, 1), mixed(1, 2), mixed(2, 1), mixed(2, 2)];
-        check(before, &outcomes.each_ref().map(|bytes| Some(bytes.as_slice())));
-    }
-
-    #[test]
-    fn a_failed_sync_is_not_made_good_by_the_next() {
-        let fail = |disk: &MemoryDisk| {
-            let file = write_durably(disk, b"old");
-            file.write_at(b"new", 0).unwrap();
-            disk.fail_nth(Call::Sync, 1, io::ErrorKind::Other, false);
-            assert!(file.sync_data().is_err());
-            file.sync_data().unwrap();
-            assert_eq!(disk.contents(Path::new(FILE)).unwrap(), b"new");
-            file
-        };
-        check(|disk| drop(fail(disk)), &[Some(b"old"), Some(b"new")]);
-        let write_again = |disk: &MemoryDisk| {
-            let file = fail(disk);
-            file.write_at(b"new", 0).unwrap();
-            file.sync_data().unwrap();
-        };
-        check(write_again, &[Some(b"new")]);
-    }
-
-    #[test]
-    fn a_cut_off_file_is_cut_or_whole() {
-        let before = |disk: &MemoryDisk| write_durably(disk, &[7; 1000]).set_len(0).unwrap();
-        check(before, &[Some(b""), Some(&[7; 1000])]);
-    }
-
-    #[test]
-    fn a_rename_happens_or_not() {
-        let before = |disk: &MemoryDisk| {
-            drop(write_durably(disk, b"old"));
-            let aside = Path::new("/data/aside");
-            let file = disk.open(aside, OpenMode::New).unwrap();
-            file.write_at(b"new", 0).unwrap();
-            file.sync_data().unwrap();
-            disk.sync_dir(Path::new("/data")).unwrap();
-            disk.rename(aside, Path::new(FILE)).unwrap();
-        };
-        check(before, &[Some(b"old"), Some(b"new")]);
-        let before_and_sync = |disk: &MemoryDisk| {
-            before(disk);
-            disk.sync_dir(Path::new("/data")).unwrap();
-        };
-        check(before_and_sync, &[Some(b"new")]);
-    }
-
-    #[test]
-    fn a_removal_happens_or_not() {
-        let before = |disk: &MemoryDisk| {
-            drop(write_durably(disk, b"x"));
-            disk.remove(Path::new(FILE)).unwrap();
-        };
-        check(before, &[None, Some(b"x")]);
-    }
-
-    #[test]
-    fn a_kill_loses_handles_and_locks_but_no_bytes() {
-        let disk = new_disk();
-        let file = open(&disk, OpenMode::New);
-        file.write_at(b"abc", 0).unwrap();
-        assert!(file.try_lock().unwrap());
-        assert!(!open(&disk, OpenMode::Existing).try_lock().unwrap());
-        disk.kill();
-        assert!(file.write_at(b"x", 0).is_err());
-        assert_eq!(disk.contents(Path::new(FILE)).unwrap(), b"abc");
-        let after = open(&disk, OpenMode::Existing);
-        drop(file);
-        assert!(after.try_lock().unwrap());
-        drop(after);
-        assert!(open(&disk, OpenMode::Existing).try_lock().unwrap());
-    }
-
-    #[test]
-    fn the_nth_call_fails_once_or_for_ever() {
-        let disk = new_disk();
-        let file = open(&disk, OpenMode::New);
-        disk.fail_nth(Call::Write, 2, io::ErrorKind::Other, false);
-        let outcomes: Vec<bool> = (0..4).map(|_| file.write_at(b"ab", 0).is_ok()).collect();
-        assert_eq!(outcomes, [true, false, true, true]);
-        disk.fail_nth(Call::Any, 1, io::ErrorKind::Other, true);
-        assert!(file.sync_data().is_err());
-        assert!(disk.list(Path::new("/data")).is_err());
-        disk.heal();
-        file.sync_data().unwrap();
-        assert_eq!(disk.calls(Call::Write), 4);
-        assert_eq!(disk.calls(Call::Sync), 2);
-    }
-
-    #[test]
-    fn a_full_disk_refuses_growth_but_not_overwriting() {
-        let disk = new_disk();
-        disk.set_capacity(Some(10));
-        let file = open(&disk, OpenMode::New);
-        file.allocate(0, 8).unwrap();
-        assert_eq!(disk.free_bytes(Path::new("/data")).unwrap(), 2);
-        assert_eq!(file.write_at(&[1; 11], 0).unwrap_err().kind(), io::ErrorKind::StorageFull);
-        assert_eq!(file.allocate(0, 11).unwrap_err().kind(), io::ErrorKind::StorageFull);
-        file.write_at(&[1; 10], 0).unwrap();
-        file.write_at(&[2; 10], 0).unwrap();
-        disk.remove(Path::new(FILE)).unwrap();
-        assert_eq!(disk.used(), 10, "an open file keeps its space");
-        drop(file);
-        assert_eq!(disk.used(), 0);
-    }
-
-    #[test]
-    fn a_flipped_bit_outlives_a_crash() {
-        let flip = |disk: &MemoryDisk| {
-            drop(write_durably(disk, &[0, 0]));
-            assert!(disk.flip_bit(Path::new(FILE), 1, 3));
-            assert!(!disk.flip_bit(Path::new(FILE), 2, 0));
-        };
-        check(flip, &[Some(&[0, 8])]);
-    }
-
-    #[test]
-    fn names_and_modes_are_obeyed() {
-        let disk = new_disk();
-        let kind = |path: &str, mode| disk.open(Path::new(path), mode).unwrap_err().kind();
-        assert_eq!(kind(FILE, OpenMode::Existing), io::ErrorKind::NotFound);
-        assert_eq!(kind("/nowhere/file", OpenMode::Create), io::ErrorKind::NotFound);
-        drop(open(&disk, OpenMode::New));
-        assert_eq!(kind(FILE, OpenMode::New), io::ErrorKind::AlreadyExists);
-        disk.create_dir_all(Path::new("/data/sub/dir")).unwrap();
-        assert_eq!(disk.list(Path::new("/data")).unwrap(), ["file", "sub"]);
-        disk.put(Path::new("/other/x"), vec![1]);
-        assert_eq!(disk.list(Path::new("/")).unwrap(), ["data", "other"]);
-    }
-}
+mod tests;

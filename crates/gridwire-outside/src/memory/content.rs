@@ -14,7 +14,7 @@ pub(super) const SECTOR: u64 = 512;
 /// The medium's bytes of a sector; shorter than a sector when the file ended in it or before.
 type OldSector = Vec<u8>;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Content {
     bytes: Vec<u8>,
     unsynced: BTreeMap<u64, OldSector>,

@@ -1,5 +1,6 @@
 //! The data directory: its lock, its format file and its store id.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -52,12 +53,28 @@ impl Directory {
             disk.create_dir_all(&dir).map_err(OpenError::io("create", &dir))?;
         }
         disk.sync_dir(dir).map_err(OpenError::io("sync", dir))?;
-        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            // A parent that may not be read was not ours to make the directory in.
-            let _ = disk.sync_dir(parent);
-        }
+        sync_above(disk, dir)?;
         Ok(Self { lock, store })
     }
+}
+
+/// Each directory's name is in the one above, and several may have been made.
+fn sync_above(disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
+    for above in dir.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
+        match disk.sync_dir(above) {
+            // One that may not be read was not ours to make anything in, and not every system can.
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    ErrorKind::PermissionDenied | ErrorKind::InvalidInput | ErrorKind::Unsupported
+                ) =>
+            {
+                return Err(OpenError::io("sync", above)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn write_format(disk: &dyn Disk, rng: &dyn Rng, dir: &Path) -> Result<[u8; 16], OpenError> {

@@ -12,6 +12,7 @@ const PATH: &str = "/data/meta.redb";
 fn new_disk() -> MemoryDisk {
     let disk = MemoryDisk::new();
     disk.create_dir_all(Path::new("/data")).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
     disk
 }
 

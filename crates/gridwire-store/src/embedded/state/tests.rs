@@ -53,6 +53,7 @@ impl Bench {
     fn new() -> Self {
         let disk = MemoryDisk::new();
         disk.create_dir_all(Path::new(DIR)).unwrap();
+        Path::new(DIR).ancestors().skip(1).for_each(|above| disk.sync_dir(above).unwrap());
         let options = StateOptions {
             file_bytes: FILE_BYTES,
             ballast_bytes: 0,
