@@ -1,0 +1,23 @@
+//! The embedded log under faults: the storage contract's "Invariants to test", on a disk in memory.
+//!
+//! [`node`] is a broker in small: shards, leases and settlements over the real log, all in the caller's thread.
+//! [`ledger`] writes down what was answered and works out, independently, what must be there after a fault.
+//! [`history`] makes both do random things from a seed. The tests then cut the power at every call, fail every
+//! call, fill the disk, flip bytes, and compare. A failing test prints its seed and its place.
+//!
+//! `GRIDWIRE_FAULTS=10` makes every test do ten times as much.
+
+mod crash;
+mod damage;
+mod flips;
+mod history;
+mod io;
+mod ledger;
+mod node;
+mod segments;
+
+/// How much more than on every change is wanted.
+fn effort() -> u64 {
+    // The only knob of the tests; nothing of the product reads it.
+    std::env::var("GRIDWIRE_FAULTS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
