@@ -257,6 +257,11 @@ impl EmbeddedLog {
         Ok(Arc::new(Self { shared, state, driver, readers, shards: Mutex::default(), ending }))
     }
 
+    /// The two logs fail as one: what one of them could not keep, the other must not build on.
+    fn check_failed(&self) -> Result<(), AppendError> {
+        if self.shared.has_failed() || self.state.has_failed() { Err(AppendError::Failed) } else { Ok(()) }
+    }
+
     /// Hands a frame to the writer; the answer comes by the channel.
     fn enqueue(
         &self,
@@ -264,9 +269,7 @@ impl EmbeddedLog {
     ) -> Result<oneshot::Receiver<Result<Appended, AppendError>>, AppendError> {
         assert!(draft.count > 0, "a frame without events is never appended");
         let shared = &self.shared;
-        if shared.has_failed() {
-            return Err(AppendError::Failed);
-        }
+        self.check_failed()?;
         let max = shared.options.body_bytes_max();
         if max < draft.body.len() {
             return Err(AppendError::TooLarge { max });
@@ -351,7 +354,12 @@ fn fill(shared: &Shared, filling: Option<Filling>) -> Option<Filling> {
 impl Log for EmbeddedLog {
     fn append_events(&self, draft: FrameDraft) -> BoxFuture<'_, Result<Appended, AppendError>> {
         let queued = self.enqueue(draft);
-        Box::pin(async move { queued?.await.unwrap_or(Err(AppendError::Failed)) })
+        Box::pin(async move {
+            let appended = queued?.await.unwrap_or(Err(AppendError::Failed))?;
+            // The other log may have failed meanwhile; then nothing is promised any more.
+            self.check_failed()?;
+            Ok(appended)
+        })
     }
 
     fn append_state(
@@ -364,14 +372,19 @@ impl Log for EmbeddedLog {
             if hold(&self.shards).get(&shard).is_some_and(|last| *last != expected) {
                 return Err(AppendError::Fenced);
             }
+            self.check_failed()?;
             let seq = self.state.append(decisions).await?;
+            self.check_failed()?;
             hold(&self.shards).insert(shard, seq);
             Ok(seq)
         })
     }
 
     fn flush_state(&self) -> BoxFuture<'_, Result<(), AppendError>> {
-        self.state.flush()
+        Box::pin(async move {
+            self.check_failed()?;
+            self.state.flush().await
+        })
     }
 
     fn read(&self, from: Lsn, max_bytes: usize) -> BoxFuture<'_, Result<Vec<Frame>, ReadError>> {
@@ -449,7 +462,10 @@ impl Log for EmbeddedLog {
     }
 
     fn snapshot(&self, parts: Vec<SnapshotPart>) -> BoxFuture<'_, Result<(), AppendError>> {
-        self.state.snapshot(parts)
+        Box::pin(async move {
+            self.check_failed()?;
+            self.state.snapshot(parts).await
+        })
     }
 
     fn wants_snapshot(&self) -> bool {
@@ -462,6 +478,7 @@ impl Log for EmbeddedLog {
 
     fn trim(&self, below: Lsn) -> BoxFuture<'_, Result<(), AppendError>> {
         Box::pin(async move {
+            self.check_failed()?;
             let shared = self.shared.clone();
             // A thread that is gone tells as little about the files as a failure does.
             let done = self.readers.run(move || Ok(shared.trim(below))).await;

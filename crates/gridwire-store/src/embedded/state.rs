@@ -338,6 +338,10 @@ impl StateLog {
         into.state_bytes_total += counters.bytes.load(Ordering::Relaxed);
     }
 
+    pub(crate) fn has_failed(&self) -> bool {
+        self.shared.has_failed()
+    }
+
     /// Done when the log has failed and the process must end. Cancel safe.
     pub(crate) fn failed(&self) -> BoxFuture<'_, ()> {
         let mut failed = self.shared.watch_failed();

@@ -11,7 +11,7 @@ use gridwire_store::AppendError;
 use gridwire_store::embedded::EmbeddedOptions;
 
 use crate::ledger::Ledger;
-use crate::node::{Node, Stopped, Sub, clock, event, options};
+use crate::node::{LOCK, Node, Stopped, Sub, clock, event, options};
 
 /// A store with what was promised of it.
 pub(crate) struct World {
@@ -90,6 +90,13 @@ impl World {
         ended
     }
 
+    /// How often segments are let go in such a history.
+    pub(crate) fn trims_of(mut self, steps: u64) -> u64 {
+        let mut node = self.open(1).expect("it opens");
+        (0..steps).for_each(|_| self.step(&mut node).expect("nothing goes wrong"));
+        node.trims
+    }
+
     /// Opens, checks everything, and lets receivers have what is theirs.
     pub(crate) fn check(&mut self, shards: usize) {
         let mut node = self.open(shards).expect("it opens");
@@ -101,7 +108,7 @@ impl World {
     pub(crate) fn publish(&mut self, node: &mut Node) -> Result<Result<(), AppendError>, Stopped> {
         let topic = TopicNumber(u32::try_from(1 + self.rng.below(2)).expect("it is small"));
         let count = 1 + self.rng.below(3);
-        let size = usize::try_from(self.rng.below(1_200)).expect("it is small");
+        let size = usize::try_from(300 + self.rng.below(950)).expect("it is small");
         let names: Vec<String> = (0..count).map(|index| format!("{}-{index}", self.names)).collect();
         self.names += 1;
         let events: Vec<_> = names.iter().map(|name| event(name, vec![7; size])).collect();
@@ -116,11 +123,15 @@ impl World {
 
     pub(crate) fn step(&mut self, node: &mut Node) -> Result<(), Stopped> {
         let millis = self.rng.below(80);
-        match self.rng.below(16) {
-            0..=6 => match self.publish(node)? {
-                Err(AppendError::Failed) => return Err(Stopped("the log has failed".into())),
-                _ => return Ok(()),
-            },
+        match self.rng.below(18) {
+            0..=6 => {
+                for _ in 0..3 {
+                    if self.publish(node)? == Err(AppendError::Failed) {
+                        return Err(Stopped("the log has failed".into()));
+                    }
+                }
+                return Ok(());
+            }
             7..=9 => {
                 // The second subscription seldom asks, and so keeps what the others have settled.
                 let which = [0, 0, 2, 2, 1][usize::try_from(self.rng.below(5)).expect("it is small")];
@@ -145,21 +156,21 @@ impl World {
                 }
             }
             13 => node.advance(Duration::from_secs(self.rng.below(70)))?,
-            14 => match self.rng.below(3) {
-                0 => node.flush()?,
-                1 => match node.snapshot() {
-                    Ok(()) | Err(AppendError::StorageFull) => {}
-                    Err(error) => return Err(Stopped(error.to_string())),
-                },
-                _ => self.settle_all(node)?,
+            14 if self.rng.below(2) == 0 => node.flush()?,
+            14 => match node.snapshot() {
+                Ok(()) | Err(AppendError::StorageFull) => {}
+                Err(error) => return Err(Stopped(error.to_string())),
             },
-            _ => node.trim()?,
+            15 => node.trim()?,
+            _ => self.settle_all(node)?,
         }
         node.advance(Duration::from_millis(millis))
     }
 
     /// Everybody takes and acknowledges what there is, so that segments can go.
     fn settle_all(&mut self, node: &mut Node) -> Result<(), Stopped> {
+        node.advance(LOCK + Duration::from_secs(1))?;
+        self.held.clear();
         for sub in self.subs.clone() {
             loop {
                 let tokens: Vec<LockToken> =

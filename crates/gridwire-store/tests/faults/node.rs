@@ -36,7 +36,7 @@ pub(crate) fn options() -> EmbeddedOptions {
         cache_bytes: 4 << 10,
         index_cache_bytes: 8 << 10,
         block_bytes: 8 << 10,
-        state_file_bytes: 12 << 10,
+        state_file_bytes: 8 << 10,
         ballast_bytes: 0,
         threads: false,
         ..EmbeddedOptions::default()
@@ -87,6 +87,8 @@ pub(crate) struct Node {
     seed: SeededRng,
     /// Scans that failed, to be asked for again.
     unscanned: Vec<SubscriptionNumber>,
+    /// How often segments were let go.
+    pub(crate) trims: u64,
     pub(crate) ledger: Ledger,
 }
 
@@ -208,6 +210,7 @@ impl Node {
             replies: 0,
             seed: SeededRng::new(last.0),
             unscanned: Vec::new(),
+            trims: 0,
             ledger,
         };
         for sub in subs {
@@ -460,6 +463,7 @@ impl Node {
         });
         let Some(last) = free.last() else { return Ok(()) };
         self.flush()?;
+        self.trims += 1;
         now(self.log.trim(last.end)).map_err(|error| Stopped(error.to_string()))
     }
 }
