@@ -99,14 +99,14 @@ fn a_failed_flush_is_final() {
 fn whatever_the_space_left_nothing_is_lost_and_all_resumes() {
     let mut refused = 0;
     for seed in 600..600 + 2 * effort() {
-        for room in (0..60 << 10).step_by(1_500) {
+        for room in (0..60 << 10).step_by(2_900) {
             let _place = Place(format!("seed {seed}, {room} bytes left"));
             let mut world = World::new(seed);
             let mut node = world.open(1).expect("it opens");
             (0..STEPS).for_each(|_| world.step(&mut node).expect("nothing goes wrong"));
             world.disk.set_capacity(Some(world.disk.used() + room));
             let mut is_stopped = false;
-            for _ in 0..STEPS {
+            for _ in 0..8 * STEPS {
                 // A decision that finds no space ends this node, which does not wait as the broker does.
                 if let Err(stopped) = world.step(&mut node) {
                     assert!(stopped.0.contains("no space"), "{stopped:?}");
