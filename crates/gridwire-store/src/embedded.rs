@@ -28,6 +28,7 @@ mod shared;
 mod spares;
 mod state;
 mod tail;
+pub mod tools;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -232,6 +233,11 @@ impl EmbeddedLog {
         };
         let found = place.recover()?;
         let (next_lsn, marked) = (found.next_lsn, found.marked);
+        if !found.segments.is_empty() && !state::exists(&*disk, &dir.join("state"))? {
+            // It is made before the first event: without it nobody knows what was settled.
+            let what = "there is neither a state log nor a snapshot, and the log is not empty";
+            return Err(OpenError::damaged(&dir.join("state"), 0..0, what));
+        }
         let state_options = StateOptions {
             settle_durability: options.settle_durability,
             file_bytes: options.state_file_bytes,

@@ -80,6 +80,12 @@ fn sync_above(disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
 fn write_format(disk: &dyn Disk, rng: &dyn Rng, dir: &Path) -> Result<[u8; 16], OpenError> {
     let mut store = [0; 16];
     rng.fill(&mut store);
+    write_format_of(disk, dir, store)?;
+    Ok(store)
+}
+
+/// Writes the format file of a store that has its id.
+pub(crate) fn write_format_of(disk: &dyn Disk, dir: &Path, store: [u8; 16]) -> Result<(), OpenError> {
     let text = format!("gridwire\nversion {FORMAT_VERSION}\nstore {:032x}\n", u128::from_be_bytes(store));
     let path = dir.join("FORMAT.new");
     let write = || {
@@ -90,11 +96,10 @@ fn write_format(disk: &dyn Disk, rng: &dyn Rng, dir: &Path) -> Result<[u8; 16], 
         disk.rename(&path, &dir.join("FORMAT"))?;
         disk.sync_dir(dir)
     };
-    write().map_err(OpenError::io("write", &path))?;
-    Ok(store)
+    write().map_err(OpenError::io("write", &path))
 }
 
-fn read_format(disk: &dyn Disk, dir: &Path) -> Result<[u8; 16], OpenError> {
+pub(crate) fn read_format(disk: &dyn Disk, dir: &Path) -> Result<[u8; 16], OpenError> {
     let path = dir.join("FORMAT");
     let read = || {
         let file = disk.open(&path, OpenMode::Existing)?;

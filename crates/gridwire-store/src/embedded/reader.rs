@@ -133,11 +133,16 @@ impl Shared {
         let mut from = from.0.max(self.first_lsn());
         while frames.is_empty() {
             let Some(segment) = self.segment_of(from) else { break };
-            let (block, end_at, end_lsn) = {
+            let (block, first_lsn, end_at, end_lsn) = {
                 let contents = &segment.state().contents;
-                (block_of_lsn(contents, from), contents.end_at, contents.end_lsn)
+                let first_lsn = contents.blocks.first().map(|block| block.lsn);
+                (block_of_lsn(contents, from), first_lsn, contents.end_at, contents.end_lsn)
             };
-            let Some(block) = block else { break };
+            let Some(block) = block else {
+                // A repair may have left a segment without frames, or without the first of them.
+                from = first_lsn.filter(|first| from < *first).unwrap_or(end_lsn);
+                continue;
+            };
             let (mut lsn, mut at) =
                 self.indexes.with(self.files(), &segment, block, |index| index.place_before(from))?;
             let mut window = segment.window(end_at, bytes_max.clamp(FETCH_AHEAD, 1 << 20));

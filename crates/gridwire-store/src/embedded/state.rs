@@ -18,6 +18,7 @@ mod shared;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+pub(super) mod tools;
 mod writer;
 
 use std::path::Path;
@@ -90,6 +91,14 @@ impl Default for StateOptions {
             threads: true,
         }
     }
+}
+
+/// Whether there is anything of a state log in `dir`.
+pub(crate) fn exists(disk: &dyn Disk, dir: &Path) -> Result<bool, OpenError> {
+    let names = disk.list(dir).map_err(OpenError::io("list", dir))?;
+    let is_ours =
+        |name: &String| recovery::log_number(name).is_some() || snapshot::snapshot_number(name).is_some();
+    Ok(names.iter().any(is_ours))
 }
 
 /// The log of decisions. See the module.

@@ -15,6 +15,7 @@ mod io;
 mod ledger;
 mod node;
 mod segments;
+mod tools;
 
 /// How much more than on every change is wanted.
 fn effort() -> u64 {

@@ -196,6 +196,19 @@ pub(super) fn find_later_mark(bytes: &[u8], from: usize, seq: u64, seed: Seed) -
     })
 }
 
+/// Looks at every byte position from `from` on for a sound frame that comes after frame `seq`. Returns its
+/// place.
+pub(super) fn find_later_frame(bytes: &[u8], from: usize, seq: u64, seed: Seed) -> Option<usize> {
+    let rest = bytes.get(from..)?;
+    (0..rest.len().saturating_sub(FRAME_BYTES - 1)).find_map(|skip| {
+        let mut fields = Cursor(&rest[skip + 8..]);
+        let (later, durable) = (fields.u64()?, fields.u64()?);
+        let frames_max = (skip / FRAME_BYTES) as u64 + 1;
+        let is_plausible = durable < later && seq < later && later - seq <= frames_max;
+        (is_plausible && Frame::parse(&rest[skip..], seed).is_some()).then_some(from + skip)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

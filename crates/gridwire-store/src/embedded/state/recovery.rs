@@ -124,7 +124,7 @@ fn file_len(disk: &dyn Disk, path: &Path) -> io::Result<u64> {
     disk.open(path, OpenMode::Existing)?.len()
 }
 
-fn log_number(name: &str) -> Option<u64> {
+pub(super) fn log_number(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".slg")?;
     (digits.len() == 20).then(|| digits.parse().ok()).flatten()
 }
@@ -231,7 +231,7 @@ fn scan(file: &dyn DiskFile, path: &Path, number: u64, store: [u8; 16]) -> Resul
     Ok(Scanned { bytes, first: header.first, next, end, highest_mark, newest })
 }
 
-fn read_all(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
+pub(super) fn read_all(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
     let len = usize::try_from(file.len()?).map_err(|_| io::ErrorKind::FileTooLarge)?;
     let mut bytes = vec![0; len];
     let got = file.read_at(&mut bytes, 0)?;
