@@ -6,9 +6,9 @@ use gridwire_store::Log;
 use gridwire_store::embedded::SettleDurability;
 use std::path::Path;
 
-use crate::effort;
 use crate::history::World;
 use crate::node::{DIR, now};
+use crate::{effort, say};
 
 /// Things done in one life of the store.
 const STEPS: u64 = 45;
@@ -50,7 +50,7 @@ pub(crate) struct Place(pub(crate) String);
 impl Drop for Place {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("at {}", self.0);
+            say(&format!("at {}", self.0));
         }
     }
 }
@@ -63,7 +63,7 @@ fn a_power_cut_at_any_call_takes_back_nothing_that_was_promised() {
         let stride = if effort() == 1 { 2 } else { 1 };
         points += check_cuts(seed, stride, 2 + effort().min(6), SettleDurability::Write);
     }
-    println!("{points} crash points, {trims} trims");
+    say(&format!("{points} crash points, {trims} trims"));
     assert!(points > 500, "{points} crash points are too few");
     assert!(trims > 10, "{trims} times segments were let go");
 }

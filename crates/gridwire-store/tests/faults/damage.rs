@@ -78,7 +78,7 @@ fn filled() -> (MemoryDisk, Arc<ManualClock>) {
     let mut number = 0;
     while log.segments().len() < 3 {
         let topic = if number % 5 == 3 { TWO } else { ONE };
-        let names: Vec<String> = (0..1 + number % 3).map(|index| format!("{number:03}-{index}")).collect();
+        let names: Vec<String> = (0..=number % 3).map(|index| format!("{number:03}-{index}")).collect();
         let size = 200 + usize::try_from(number % 4).expect("it is small") * 190;
         let events: Vec<_> = names.iter().map(|name| event(name, vec![9; size])).collect();
         let slots = if number % 2 == 0 { vec![Slot(1), Slot(2)] } else { vec![Slot(1)] };
@@ -327,7 +327,7 @@ impl Scene {
     fn publish(&mut self) {
         // All match 1 and 2; 3 matches every other one.
         let mut slots = vec![Slot(1), Slot(2)];
-        slots.extend((self.count % 2 == 0).then_some(Slot(3)));
+        slots.extend(self.count.is_multiple_of(2).then_some(Slot(3)));
         let name = self.count.to_string();
         let events = [event(&name, vec![3; 600])];
         self.node.publish(ONE, &events, &slots).expect("it goes on").expect("it is published");

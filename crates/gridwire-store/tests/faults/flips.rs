@@ -11,9 +11,9 @@ use gridwire_store::embedded::{EmbeddedLog, OpenError};
 use gridwire_store::{Fetched, Log, Recovered};
 
 use crate::crash::Place;
-use crate::effort;
 use crate::history::World;
 use crate::node::{DIR, Node, clock, now, open_log, options, read_all};
+use crate::{effort, say};
 
 /// Of bytes that are zero only every so many are tried: they are room for what comes.
 const ZERO_STRIDE: usize = 67;
@@ -158,7 +158,7 @@ fn a_flipped_bit_is_reported_or_harmless() {
                 }
             }
         }
-        println!("seed {seed}: {outcomes:?}");
+        say(&format!("seed {seed}: {outcomes:?}"));
         assert!(outcomes.refused > 100 && outcomes.lost > 100 && outcomes.harmless > 100);
     }
 }

@@ -58,7 +58,8 @@ impl World {
     pub(crate) fn open(&mut self, shards: usize) -> Result<Node, Stopped> {
         let ledger = std::mem::take(&mut self.ledger);
         Node::open(&self.disk, &self.clock, &self.subs, shards, self.options.clone(), ledger).map_err(
-            |(stopped, ledger)| {
+            |ended| {
+                let (stopped, ledger) = *ended;
                 self.ledger = ledger;
                 stopped
             },

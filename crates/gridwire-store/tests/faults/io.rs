@@ -7,9 +7,9 @@ use gridwire_outside::memory::Call;
 use gridwire_store::{AppendError, Log};
 
 use crate::crash::Place;
-use crate::effort;
 use crate::history::World;
 use crate::node::Node;
+use crate::{effort, say};
 
 const STEPS: u64 = 30;
 
@@ -65,7 +65,7 @@ fn fail_every(call: Call, kind: ErrorKind, stride: u64) -> u64 {
             }
         }
     }
-    println!("{tried} failing calls of {call:?} with {kind:?}");
+    say(&format!("{tried} failing calls of {call:?} with {kind:?}"));
     tried
 }
 
@@ -145,6 +145,6 @@ fn whatever_the_space_left_nothing_is_lost_and_all_resumes() {
             world.check(1);
         }
     }
-    println!("the state log found no space {refused} times");
+    say(&format!("the state log found no space {refused} times"));
     assert!(refused > 0);
 }

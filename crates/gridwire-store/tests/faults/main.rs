@@ -17,6 +17,12 @@ mod node;
 mod segments;
 mod tools;
 
+/// Shown with the output of a failed test, or with `--nocapture`.
+#[allow(clippy::print_stdout, reason = "the test harness keeps it until it is wanted")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
 /// How much more than on every change is wanted.
 fn effort() -> u64 {
     // The only knob of the tests; nothing of the product reads it.

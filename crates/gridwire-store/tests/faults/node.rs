@@ -135,9 +135,13 @@ pub(crate) fn event(name: &str, data: Vec<u8>) -> Event<'_> {
 /// A frame of events, each for all of `slots`.
 pub(crate) fn draft(topic: TopicNumber, events: &[Event<'_>], slots: &[Slot]) -> FrameDraft {
     let mut matched = MatchSet::default();
-    slots.iter().for_each(|slot| matched.push(*slot));
+    for slot in slots {
+        matched.push(*slot);
+    }
     let mut frame = FrameBuilder::new(topic, 0);
-    events.iter().for_each(|event| frame.push(&matched, event));
+    for event in events {
+        frame.push(&matched, event);
+    }
     frame.finish().expect("it has events")
 }
 
@@ -163,8 +167,9 @@ impl Node {
         count: usize,
         options: EmbeddedOptions,
         mut ledger: Ledger,
-    ) -> Result<Self, (Stopped, Ledger)> {
-        let stopped = |error: &dyn std::fmt::Display, ledger| Err((Stopped(error.to_string()), ledger));
+    ) -> Result<Self, Box<(Stopped, Ledger)>> {
+        let stopped =
+            |error: &dyn std::fmt::Display, ledger| Err(Box::new((Stopped(error.to_string()), ledger)));
         let log = match open_log(disk, clock, options) {
             Ok(log) => log,
             Err(error) => return stopped(&error, ledger),
@@ -223,13 +228,13 @@ impl Node {
                 start: node.log.start(sub.topic),
             };
             if let Err(error) = node.input(sub.topic, Input::Subscribe(input)) {
-                return Err((error, node.ledger));
+                return Err(Box::new((error, node.ledger)));
             }
         }
         // As the broker does: no event may be acknowledged that its subscription's start would forget.
         match now(node.log.flush_state()) {
             Ok(()) => Ok(node),
-            Err(error) => Err((Stopped(error.to_string()), node.ledger)),
+            Err(error) => Err(Box::new((Stopped(error.to_string()), node.ledger))),
         }
     }
 
@@ -337,11 +342,8 @@ impl Node {
     /// Shows new frames to their shards.
     pub(crate) fn feed(&mut self) -> Result<(), Stopped> {
         while self.next < self.log.position().0 {
-            let frames = match poll(self.log.read(self.next, 10_000)) {
-                Some(Ok(frames)) => frames,
-                // Tried again with the next publish, or nothing readable is left.
-                Some(Err(_)) | None => return Ok(()),
-            };
+            // Else tried again with the next publish, or nothing readable is left.
+            let Some(Ok(frames)) = poll(self.log.read(self.next, 10_000)) else { return Ok(()) };
             for frame in frames {
                 self.next = frame.lsn.next();
                 self.ledger.seen(&frame);

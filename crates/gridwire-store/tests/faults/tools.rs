@@ -12,9 +12,9 @@ use gridwire_store::{Fetched, Log};
 
 use crate::crash::Place;
 use crate::damage::segment_file;
-use crate::effort;
 use crate::flips::{Held, files, held, store};
 use crate::node::{DIR, clock, draft, event, now, open_log, options};
+use crate::{effort, say};
 
 fn check(disk: &MemoryDisk) -> Report {
     tools::check(disk, Path::new(DIR)).expect("it is checked")
@@ -86,8 +86,8 @@ fn a_sound_store_is_found_sound_and_is_not_touched() {
     let old = contents(&disk);
     let report = check(&disk);
     assert_eq!(report.findings, []);
-    assert!(report.segments >= 2 && report.groups as usize == before.groups.len());
-    assert_eq!(report.events as usize, before.events.iter().map(Vec::len).sum::<usize>());
+    assert!(report.segments >= 2 && report.groups == before.groups.len() as u64);
+    assert_eq!(report.events, before.events.iter().map(Vec::len).sum::<usize>() as u64);
     let usage = tools::usage(&disk, Path::new(DIR)).expect("it is told");
     assert_eq!(usage.segments.len() as u64, report.segments);
     assert!(usage.state > 0 && usage.set_aside == 0);
@@ -149,7 +149,7 @@ fn every_damage_is_found_and_every_store_that_is_refused_can_be_repaired() {
             assert_eq!(bad, report.rewritten.len(), "what was there is kept");
         }
     }
-    println!("{tried} flipped bits, {refused} stores repaired");
+    say(&format!("{tried} flipped bits, {refused} stores repaired"));
     assert!(refused > 50);
 }
 
@@ -166,7 +166,8 @@ fn missing_cut_swapped_and_emptied_files_are_found_and_repaired() {
     let (disk, before) = sound();
     let path = |sub: &str, name: &str| Path::new(DIR).join(sub).join(name);
     let snapshot = names(&disk).into_iter().find(|name| name.starts_with("snap-")).expect("there is one");
-    let logs: Vec<String> = names(&disk).into_iter().filter(|name| name.ends_with(".slg")).collect();
+    let logs: Vec<String> =
+        names(&disk).into_iter().filter(|name| name.strip_suffix(".slg").is_some()).collect();
     let mut cases = vec![
         (path("", "FORMAT"), Change::Gone),
         (path("", "FORMAT"), Change::Cut(12)),
@@ -226,7 +227,9 @@ fn a_missing_segment_between_others_is_passed() {
     for missing in [vec![2], vec![3, 4], vec![2, 4]] {
         let _place = Place(format!("segments {missing:?} are missing"));
         let disk = disk.fork();
-        missing.iter().for_each(|number| disk.remove(&segment_file(*number)).expect("it is removed"));
+        for number in &missing {
+            disk.remove(&segment_file(*number)).expect("it is removed");
+        }
         assert!(open_log(&disk.fork(), &clock, options()).is_err());
         let (report, events) = check_repair(&disk, &before);
         let count = |number: &u64| {
