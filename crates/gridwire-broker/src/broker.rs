@@ -225,7 +225,8 @@ impl Broker {
             })?;
             Shards::start(recovered, &self.outside, &self.tasks, &self.stop)
         };
-        if shards.subscribe_new(&*log, &old, &table).await? {
+        let is_first = self.shards.get().is_none();
+        if shards.subscribe_new(&*log, &old, &table, is_first).await? {
             // A publish that meets the new table is flushed before it is answered; where its subscription
             // starts must not be known any less surely.
             log.flush_state().await.map_err(|_| InstallError::Stopping)?;

@@ -87,6 +87,17 @@ impl RecoveredShards {
                 }
             }
         })?;
+        for route in table.subscriptions() {
+            let reaches = shards[shard_of[&route.number]].recovered_end(route.number);
+            let end = log.end(route.topic);
+            if end < reaches {
+                // No event is shown to anybody before it is durable, so it was, and events are missing.
+                let name = &route.resource_id;
+                damage.get_or_insert_with(|| {
+                    format!("`{name}` has settled events up to {reaches}, and its topic's log ends at {end}")
+                });
+            }
+        }
         match damage {
             Some(what) => Err(ReadError::Damaged { what }),
             None => Ok(Self { shards, last }),
@@ -158,13 +169,14 @@ impl Shards {
         let _ = self.handles[shard_of(topic, self.handles.len())].try_send(command);
     }
 
-    /// Makes the shards serve what `new` has and `old` had not, with their start recorded. Returns whether
-    /// there was anything new.
+    /// Makes the shards serve what `new` has and `old` had not, with their start recorded; `existed` when they
+    /// were there before this process. Returns whether there was anything new.
     pub(crate) async fn subscribe_new(
         &self,
         log: &dyn Log,
         old: &RoutingTable,
         new: &RoutingTable,
+        existed: bool,
     ) -> Result<bool, InstallError> {
         let mut any = false;
         let known: HashMap<SubscriptionNumber, Arc<SubscriptionRoute>> =
@@ -187,6 +199,7 @@ impl Shards {
                 policy: route.policy.clone(),
                 end: log.end(route.topic),
                 start: log.start(route.topic),
+                existed,
             };
             let (done, recorded) = oneshot::channel();
             self.tell(route.topic, Command::Subscribe { input, route, done }, recorded).await?;

@@ -57,10 +57,13 @@ pub struct SubscribeInput {
     pub slot: Slot,
     pub topic: TopicNumber,
     pub policy: QueuePolicy,
-    /// The end of the topic's log now. Where a subscription without recorded state starts.
+    /// The end of the topic's log now. Where a new subscription starts.
     pub end: Offset,
     /// The oldest retained offset: a recorded floor below it is raised.
     pub start: Offset,
+    /// It was there before this process. When its state is lost it starts with the oldest event: its slot was
+    /// in no match set before it existed, so it gets what it had not settled, and some of it again.
+    pub existed: bool,
 }
 
 /// What a receiver wants done with the events it holds.
@@ -295,6 +298,11 @@ impl Shard {
         }
     }
 
+    /// The offset after the last that recovered state of a subscription speaks of.
+    pub fn recovered_end(&self, subscription: SubscriptionNumber) -> Offset {
+        Offset(self.recovered.get(&subscription).map_or(0, QueueState::end))
+    }
+
     /// Forgets recovered state that no subscription claimed: its subscription was removed.
     pub fn forget_unclaimed(&mut self) {
         self.recovered.clear();
@@ -483,7 +491,8 @@ impl Shard {
             state.raise_floor(input.start.0);
             state
         } else {
-            let decision = Decision::Reset { subscription: number, floor: input.end };
+            let floor = if input.existed { input.start } else { input.end };
+            let decision = Decision::Reset { subscription: number, floor };
             let mut state = QueueState::default();
             state.apply(&decision);
             out.record(decision);

@@ -73,6 +73,16 @@ impl QueueState {
             || self.trouble.contains_key(&offset)
     }
 
+    /// The offset after the last that is spoken of.
+    pub(super) fn end(&self) -> u64 {
+        let last = [
+            self.settled.max(),
+            self.leases.keys().next_back().copied(),
+            self.trouble.keys().next_back().copied(),
+        ];
+        last.into_iter().flatten().map(|offset| offset + 1).fold(self.floor, u64::max)
+    }
+
     pub(super) fn apply(&mut self, decision: &Decision) {
         match decision {
             Decision::Reset { floor, .. } => *self = Self { floor: floor.0, ..Self::default() },

@@ -35,6 +35,7 @@ struct Driver {
     policy: QueuePolicy,
     /// What a scan finds damaged.
     lost: Vec<Range<u64>>,
+    existed: bool,
 }
 
 fn pull() -> QueuePolicy {
@@ -87,6 +88,7 @@ impl Driver {
             replies: 0,
             policy,
             lost: Vec::new(),
+            existed: false,
         };
         driver.subscribe();
         driver
@@ -104,6 +106,7 @@ impl Driver {
             policy: self.policy.clone(),
             end: Offset(self.end()),
             start: Offset(0),
+            existed: self.existed,
         };
         self.input(Input::Subscribe(input));
     }

@@ -200,7 +200,9 @@ fn a_directory_survives_only_by_chance_until_the_one_above_is_synced() {
         let file = disk.open(Path::new("/data/sub/file"), OpenMode::New).unwrap();
         file.write_at(b"abc", 0).unwrap();
         file.sync_data().unwrap();
-        synced.iter().for_each(|dir| disk.sync_dir(Path::new(dir)).unwrap());
+        for dir in synced {
+            disk.sync_dir(Path::new(dir)).unwrap();
+        }
         disk
     };
     let outcomes = |synced: &[&str]| -> BTreeSet<bool> {

@@ -226,6 +226,7 @@ impl Node {
                 policy: sub.policy(),
                 end: node.log.end(sub.topic),
                 start: node.log.start(sub.topic),
+                existed: last.0 > 0,
             };
             if let Err(error) = node.input(sub.topic, Input::Subscribe(input)) {
                 return Err(Box::new((error, node.ledger)));

@@ -23,7 +23,7 @@ fn what_a_scan_finds_damaged_is_dropped_once_and_the_rest_is_delivered() {
 fn a_damaged_stretch_without_matches_is_passed_and_counted_across_a_restart() {
     let mut driver = Driver::new(pull());
     driver.publish(1);
-    driver.lost = vec![1..4];
+    driver.lost.push(1..4);
     for _ in 0..3 {
         driver.log.push((driver.end(), driver.now));
     }
@@ -41,7 +41,7 @@ fn what_lies_behind_the_floor_is_not_dropped_again() {
     driver.publish(3);
     let all = driver.receive(3);
     driver.settle(SettleVerb::Acknowledge, &all[..2]);
-    driver.lost = vec![0..3];
+    driver.lost.push(0..3);
     driver.restart();
     assert_eq!((driver.totals().delivered, driver.totals().dropped), (2, 0));
     assert_eq!(driver.settle(SettleVerb::Acknowledge, &all[2..]), [Ok(())]);
@@ -87,4 +87,35 @@ fn a_dead_letter_whose_event_cannot_be_read_waits_past_every_patience() {
         driver.input(Input::Unread { subscription: ONE, offset: token[0].offset, id: None });
     }
     assert_eq!((driver.totals().dropped, driver.floor()), (0, 0));
+}
+
+#[test]
+fn a_subscription_that_lost_its_state_starts_with_the_oldest_event_and_a_new_one_at_the_end() {
+    let mut driver = Driver::new(pull());
+    driver.publish(3);
+    let first = driver.receive(1);
+    driver.settle(SettleVerb::Acknowledge, &first);
+    driver.groups.clear();
+    driver.existed = true;
+    driver.restart();
+    assert_eq!(offsets(&driver.receive(10)), [0, 1, 2]);
+    driver.groups.clear();
+    driver.existed = false;
+    driver.restart();
+    assert_eq!(offsets(&driver.receive(10)), Vec::<u64>::new());
+}
+
+#[test]
+fn recovered_state_says_how_far_it_reaches() {
+    let mut driver = Driver::new(pull());
+    driver.publish(6);
+    let all = driver.receive(5);
+    driver.settle(SettleVerb::Acknowledge, &all[3..4]);
+    let mut shard = Shard::new();
+    let mut input = driver.groups.as_slice();
+    while !input.is_empty() {
+        shard.recover_decision(&Decision::decode(&mut input).unwrap());
+    }
+    assert_eq!(shard.recovered_end(ONE), Offset(5));
+    assert_eq!(shard.recovered_end(SubscriptionNumber(99)), Offset(0));
 }
