@@ -113,6 +113,19 @@ pub(crate) async fn load(store: &dyn ResourceStore, sealer: &Sealer) -> Result<R
     Ok(resources)
 }
 
+/// The routing table of a store that no server uses.
+///
+/// # Errors
+///
+/// The resources cannot be read, or not with these keys.
+pub async fn read_table(
+    store: &dyn ResourceStore,
+    sealer: &Sealer,
+) -> Result<Arc<RoutingTable>, ControlError> {
+    let resources = load(store, sealer).await?;
+    Ok(compile(&resources, &Compiled::default()).table)
+}
+
 impl Shared {
     pub(crate) fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().expect("no panic while the resources are held")

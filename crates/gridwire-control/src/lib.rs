@@ -39,6 +39,6 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use control::{Control, ControlError, Counts};
+pub use control::{Control, ControlError, Counts, read_table};
 pub use options::{ControlOptions, ManagementToken, PublicAddresses};
 pub use sealer::{SealError, Sealer};

@@ -303,6 +303,11 @@ impl Shard {
         Offset(self.recovered.get(&subscription).map_or(0, QueueState::end))
     }
 
+    /// Every matching offset below is settled, by recovered state; `None` when there is none.
+    pub fn recovered_floor(&self, subscription: SubscriptionNumber) -> Option<Offset> {
+        self.recovered.get(&subscription).map(|state| Offset(state.floor))
+    }
+
     /// Forgets recovered state that no subscription claimed: its subscription was removed.
     pub fn forget_unclaimed(&mut self) {
         self.recovered.clear();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
-use crate::command::{doctor, publish, pull, resources, tail};
+use crate::command::{doctor, publish, pull, resources, store, tail};
 use crate::demo;
 use crate::output::Format;
 use crate::target::TargetArgs;
@@ -85,6 +85,9 @@ pub(crate) enum Command {
     Tail(tail::TailArgs),
     /// Check that a server can run here, or that the running one is well
     Doctor(doctor::DoctorArgs),
+    /// Check, repair and measure a data directory that no server uses
+    #[command(subcommand, after_help = store::HELP)]
+    Store(store::StoreCommand),
     /// Measure what a server can do
     Bench(BenchArgs),
     /// Check, print or explain the configuration of `serve`
@@ -255,6 +258,9 @@ mod tests {
             "gridwire --data-dir x tail orders/billing",
             "gridwire apply -f resources.toml",
             "gridwire demo --once",
+            "gridwire store check --data-dir x --output json",
+            "gridwire store repair",
+            "gridwire store usage",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }

@@ -1,4 +1,4 @@
-//! The commands that talk to a server.
+//! The commands: those that talk to a server, and those for a data directory that no server uses.
 
 pub(crate) mod apply;
 pub(crate) mod config;
@@ -6,4 +6,5 @@ pub(crate) mod doctor;
 pub(crate) mod publish;
 pub(crate) mod pull;
 pub(crate) mod resources;
+pub(crate) mod store;
 pub(crate) mod tail;

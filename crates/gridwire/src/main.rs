@@ -87,6 +87,7 @@ async fn run(cli: Cli, no_colour: bool, output: Output) -> anyhow::Result<ExitCo
             let form = if output.is_json() { bench::Output::Json } else { bench::Output::Text };
             bench::run(args, form).await?;
         }
+        Command::Store(command) => return command::store::run(&command, target, output).await,
         Command::Config(command) => command::config::run(&command, target, output)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -18,6 +18,7 @@ use self::segments::Segments;
 use super::directory::{read_format, write_format_of};
 use super::error::{Damage, OpenError};
 use super::state::tools as state;
+use crate::log::Recovered;
 
 /// Bytes copied at a time.
 const COPY_BYTES: usize = 1 << 20;
@@ -185,6 +186,21 @@ pub fn usage(disk: &dyn Disk, dir: &Path) -> Result<Usage, OpenError> {
     add("log")?;
     add("state")?;
     Ok(usage)
+}
+
+/// Shows what is sound of the state log of the store in `dir`, newest snapshot first. Nothing is changed.
+///
+/// # Errors
+///
+/// As [`check`].
+pub fn read_state(
+    disk: &dyn Disk,
+    dir: &Path,
+    visit: &mut dyn FnMut(Recovered<'_>),
+) -> Result<(), OpenError> {
+    let store = Store::take(disk, dir)?;
+    let id = store.id(&mut Report::default())?;
+    state::read(disk, &dir.join("state"), id, visit)
 }
 
 /// Copies a file to one beside it that nobody takes for part of the store.

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use gridwire_core::ids::StateSeq;
 use gridwire_core::time::Timestamp;
 use gridwire_outside::{Disk, DiskFile, OpenMode};
 
@@ -17,6 +18,7 @@ use super::snapshot::{self, Fault, snapshot_number, snapshot_path};
 use super::writer::{ASIDE_SUFFIX, aside_path, log_path};
 use crate::embedded::error::OpenError;
 use crate::embedded::tools::{Finding, Report, finding, put_in_place, set_aside};
+use crate::log::Recovered;
 
 /// What a log file holds, damage passed.
 struct Survey {
@@ -209,6 +211,32 @@ pub(crate) fn check(
         return Ok(());
     }
     surveys(disk, dir, store, &found, report, |_, survey, first, _| Ok(survey.map_or(first, |s| s.next)))
+}
+
+/// Shows the parts of the newest sound snapshot, and every sound group since.
+pub(crate) fn read(
+    disk: &dyn Disk,
+    dir: &Path,
+    store: [u8; 16],
+    visit: &mut dyn FnMut(Recovered<'_>),
+) -> Result<(), OpenError> {
+    let found = find(disk, dir, store)?;
+    if let Some(summary) = found.snapshot {
+        let path = snapshot_path(dir, summary.number);
+        let changed = |_| OpenError::damaged(&path, 0..0, "it is not what it was a moment ago");
+        snapshot::read(disk, dir, store, summary.number, visit).map_err(changed)?;
+    }
+    for &number in &found.numbers {
+        let survey = survey(disk, &log_path(dir, number), number, store, None)?;
+        for &(at, len) in &survey.frames {
+            let bytes = survey.bytes.get(at..at + len).unwrap_or_default();
+            let frame = Frame::parse(bytes, Seed::new(store, number));
+            if let Some(Frame { seq, time, body, .. }) = frame.filter(|frame| !frame.body.is_empty()) {
+                visit(Recovered::Group { seq: StateSeq(seq), time, decisions: body });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Makes the state directory openable.
