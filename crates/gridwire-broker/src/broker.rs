@@ -151,6 +151,9 @@ impl Broker {
         if self.outside.fatal.is_cancelled() {
             return Err("the broker cannot go on and is about to end".to_owned());
         }
+        if health.state_full {
+            return Err("the disk is full: nothing is received, settled or attempted".to_owned());
+        }
         if health.full {
             return Err("the disk is full: publishing is refused, deliveries go on".to_owned());
         }
@@ -158,6 +161,27 @@ impl Broker {
             return Err("the state is still being recovered".to_owned());
         }
         Ok(())
+    }
+
+    /// What an operator should look at although requests may come.
+    pub fn remarks(&self) -> Vec<String> {
+        let health = self.outside.log.health();
+        let mut remarks: Vec<String> = health
+            .damages
+            .iter()
+            .map(|damage| {
+                let bytes = &damage.bytes;
+                let (segment, start, end) = (damage.segment, bytes.start, bytes.end);
+                format!("segment {segment} of the log is damaged in bytes {start} to {end}")
+            })
+            .collect();
+        if health.damaged_events_total > 0 {
+            remarks.push(format!("events lost in damaged frames: {}", health.damaged_events_total));
+        }
+        if health.low_space {
+            remarks.push(format!("the disk is getting full: {} bytes are free", health.free_bytes));
+        }
+        remarks
     }
 
     /// Stops delivering: attempts in flight may finish, everything else goes on after the next start.

@@ -195,7 +195,7 @@ const PER_QUEUE: [PerQueue; 7] = [
     ),
 ];
 
-const LOG: [OfLog; 16] = [
+const LOG: [OfLog; 19] = [
     ("gridwire_log_frames_total", "counter", "Frames appended since the start.", |log| {
         log.frames_total as f64
     }),
@@ -219,6 +219,16 @@ const LOG: [OfLog; 16] = [
     }),
     ("gridwire_log_damaged_events_total", "counter", "Events lost in damaged frames.", |log| {
         log.damaged_events_total as f64
+    }),
+    (
+        "gridwire_log_low_space",
+        "gauge",
+        "1 while the disk has too little space for two more segments.",
+        |log| f64::from(u8::from(log.low_space)),
+    ),
+    ("gridwire_log_free_bytes", "gauge", "Bytes free where the log is.", |log| log.free_bytes as f64),
+    ("gridwire_state_full", "gauge", "1 while nothing is settled or attempted for lack of space.", |log| {
+        f64::from(u8::from(log.state_full))
     }),
     ("gridwire_state_groups_total", "counter", "Groups of decisions recorded.", |log| {
         log.state_groups_total as f64

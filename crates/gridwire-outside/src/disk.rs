@@ -31,6 +31,15 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
     /// Bytes free to an ordinary user where `dir` is.
     fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
+    /// All bytes of the file system where `dir` is; 0 when there is no telling.
+    fn total_bytes(&self, _dir: &Path) -> io::Result<u64> {
+        Ok(0)
+    }
+    /// The kind of the file system where `dir` is, when its flushes do not make data outlive a power cut, or
+    /// nobody can say whether they do.
+    fn undependable(&self, _dir: &Path) -> io::Result<Option<&'static str>> {
+        Ok(None)
+    }
 }
 
 /// An open file. Positions are explicit, so that readers and the writer share it.

@@ -428,6 +428,10 @@ impl Disk for MemoryDisk {
         let state = self.state();
         Ok(state.capacity.unwrap_or(u64::MAX).saturating_sub(state.used()))
     }
+
+    fn total_bytes(&self, _dir: &Path) -> io::Result<u64> {
+        Ok(self.state().capacity.unwrap_or(0))
+    }
 }
 
 /// An open file; worthless once the process that opened it has ended.

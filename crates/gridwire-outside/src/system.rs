@@ -117,6 +117,20 @@ impl Rng for SystemRng {
     }
 }
 
+/// The file systems, by their magic numbers (`statfs(2)`), that keep data in memory or on another machine.
+const UNDEPENDABLE: [(u64, &str); 10] = [
+    (0x0102_1994, "tmpfs"),
+    (0x8584_58f6, "ramfs"),
+    (0x6969, "nfs"),
+    (0xff53_4d42, "cifs"),
+    (0xfe53_4d42, "smb"),
+    (0x517b, "smb"),
+    (0x0102_1997, "9p"),
+    (0x6573_5546, "fuse"),
+    (0x00c3_6400, "ceph"),
+    (0x5346_414f, "afs"),
+];
+
 /// This machine's file systems. Directories are made 0700 and files 0600.
 #[derive(Debug, Default)]
 pub struct SystemDisk;
@@ -168,6 +182,16 @@ impl Disk for SystemDisk {
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(dir)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn total_bytes(&self, dir: &Path) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(dir)?;
+        Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+    }
+
+    fn undependable(&self, dir: &Path) -> io::Result<Option<&'static str>> {
+        let kind = rustix::fs::statfs(dir)?.f_type.cast_unsigned() & 0xffff_ffff;
+        Ok(UNDEPENDABLE.iter().find(|(magic, _)| *magic == kind).map(|(_, name)| *name))
     }
 }
 

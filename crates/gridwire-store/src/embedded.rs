@@ -248,6 +248,7 @@ impl EmbeddedLog {
         let state = StateLog::open(disk.clone(), clock.clone(), &dir.join("state"), store, state_options)?;
         let shared = Arc::new(Shared::new((disk, clock), log_dir, store, options, found));
         let writer = Writer::new(shared.clone(), next_lsn, marked);
+        shared.look_at_space();
         let ending = Ending {
             threads: Mutex::new(Vec::new()),
             filler: Mutex::new(None),
@@ -323,6 +324,9 @@ fn start(shared: &Arc<Shared>, writer: Writer, ending: &Ending) -> std::io::Resu
             let mut wait = FILL_IDLE;
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(wait) {
                 filling = fill(&own, filling);
+                if filling.is_none() {
+                    own.look_at_space();
+                }
                 wait = if filling.is_some() { FILL_PAUSE } else { FILL_IDLE };
             }
         })?,
@@ -379,7 +383,10 @@ impl Log for EmbeddedLog {
                 return Err(AppendError::Fenced);
             }
             self.check_failed()?;
-            let seq = self.state.append(decisions).await?;
+            let appended = self.state.append(decisions).await;
+            let is_full = matches!(appended, Err(AppendError::StorageFull));
+            self.shared.state_full.store(is_full, Ordering::Relaxed);
+            let seq = appended?;
             self.check_failed()?;
             hold(&self.shards).insert(shard, seq);
             Ok(seq)
@@ -493,6 +500,9 @@ impl Log for EmbeddedLog {
     }
 
     fn health(&self) -> LogHealth {
+        if matches!(self.driver, Driver::Inline(_)) {
+            self.shared.look_at_space();
+        }
         let mut health = self.shared.health();
         self.state.health(&mut health);
         health

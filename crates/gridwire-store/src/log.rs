@@ -146,10 +146,17 @@ pub struct SegmentInfo {
 
 /// How the log is doing, for readiness, metrics and the operator.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "any of these can be without any other")]
 pub struct LogHealth {
     pub failed: bool,
     /// No space for events: publishing is refused, everything else goes on.
     pub full: bool,
+    /// No space for decisions: nothing is received, settled or attempted.
+    pub state_full: bool,
+    /// Space is getting low: soon publishing will be refused.
+    pub low_space: bool,
+    /// Bytes free where the log is.
+    pub free_bytes: u64,
     /// Frames up to here (exclusive) are durable.
     pub durable: u64,
     pub queue_bytes: u64,

@@ -55,6 +55,12 @@ pub trait ResourceStore: Send + Sync + fmt::Debug + 'static {
     fn next_numbers<'a>(&'a self, sequence: &'a str, count: u32)
     -> BoxFuture<'a, Result<u32, ResourceError>>;
 
+    /// Done when the store has failed for good: whether the last write happened is unknown, nothing succeeds any
+    /// more, and the process must end.
+    fn failed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
     /// A receiver that sees a new value after each write.
     fn watch(&self) -> tokio::sync::watch::Receiver<u64>;
 }

@@ -58,6 +58,7 @@ pub(crate) struct App {
     listeners: Listeners,
     certificate: Arc<ServerCertificate>,
     log: Arc<EmbeddedLog>,
+    resources: Arc<dyn ResourceStore>,
     broker: Arc<Broker>,
     control: Arc<Control>,
     token: String,
@@ -107,6 +108,7 @@ impl App {
         let started = outside.clock.now();
         let data_dir = DataDir::at(&settings.data_dir);
         let lock = data_dir.take(&*outside.disk)?;
+        check_file_system(&*outside.disk, &data_dir, settings.require_durable_fs)?;
         let secrets = data_dir.secrets(&*outside.rng)?;
         let token = match &settings.management_token {
             Some(token) => token.0.clone(),
@@ -137,7 +139,7 @@ impl App {
             options: broker_options(settings, own),
         })?;
         let control = Control::open(
-            resources,
+            Arc::clone(&resources),
             Sealer::new(secrets.master),
             Arc::clone(&broker) as Arc<dyn DeliveryPort>,
             Arc::clone(&outside.clock) as Arc<dyn Clock>,
@@ -155,6 +157,7 @@ impl App {
             listeners,
             certificate,
             log,
+            resources,
             broker,
             control,
             token,
@@ -209,6 +212,7 @@ impl App {
             lock: self.lock,
             clock: self.outside.clock,
             log: self.log,
+            resources: self.resources,
             broker: self.broker,
             control: self.control,
             grace_period: self.grace_period,
@@ -230,6 +234,7 @@ pub(crate) struct Running {
     lock: Arc<dyn DiskFile>,
     clock: Arc<SystemClock>,
     log: Arc<EmbeddedLog>,
+    resources: Arc<dyn ResourceStore>,
     broker: Arc<Broker>,
     control: Arc<Control>,
     grace_period: Duration,
@@ -240,10 +245,11 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Done when the log has failed: the process must end with [`LOG_FAILED`]. Cancel safe.
+    /// Done when the log or the resource store has failed: the process must end with [`LOG_FAILED`]. Cancel safe.
     pub(crate) async fn log_failed(&self) {
         tokio::select! {
             () = self.log.failed() => {}
+            () = self.resources.failed() => {}
             () = self.broker.failed() => {}
         }
     }
@@ -277,6 +283,26 @@ impl Running {
         self.upkeep.wait().await;
         drop(self.lock);
     }
+}
+
+/// Promises rest on flushes that reach a medium.
+fn check_file_system(disk: &dyn Disk, data_dir: &DataDir, required: bool) -> anyhow::Result<()> {
+    let shown = data_dir.root().display();
+    let found = disk.undependable(data_dir.root());
+    let Some(kind) = found.with_context(|| format!("failed to look at the file system of `{shown}`"))? else {
+        return Ok(());
+    };
+    anyhow::ensure!(
+        !required,
+        "`{shown}` is on {kind}, where a flush does not make data outlive a power cut; \
+         choose another directory with --data-dir, or leave --require-durable-fs out"
+    );
+    tracing::warn!(
+        directory = %shown,
+        file_system = kind,
+        "a flush does not make data outlive a power cut here: what was answered may be lost in one"
+    );
+    Ok(())
 }
 
 fn certificate_source(settings: &Settings, data_dir: &DataDir) -> Source {

@@ -135,6 +135,9 @@ pub(crate) struct ServeArgs {
     /// Resources to have at start, as for `gridwire apply`
     #[arg(long, value_name = "FILE")]
     pub(crate) apply: Option<PathBuf>,
+    /// Refuse to start where a flush cannot be depended on (tmpfs, network file systems)
+    #[arg(long)]
+    pub(crate) require_durable_fs: bool,
     /// How log lines are written: plain or json [default: plain]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) log_format: Option<String>,
@@ -155,6 +158,7 @@ impl ServeArgs {
             ("listen.admin", self.admin.clone()),
             ("base_domain", self.base_domain.clone()),
             ("apply", path(&self.apply)),
+            ("require_durable_fs", self.require_durable_fs.then(|| "true".to_owned())),
             ("log.format", self.log_format.clone()),
             ("log.filter", self.log_filter.clone()),
         ];

@@ -181,8 +181,14 @@ impl Admin {
             ),
             "/healthz" => gridwire_http::text(StatusCode::OK, "ok\n"),
             "/readyz" => match self.readiness() {
-                Ok(()) if self.dev => gridwire_http::text(StatusCode::OK, "ready (development mode)\n"),
-                Ok(()) => gridwire_http::text(StatusCode::OK, "ready\n"),
+                Ok(()) => {
+                    let mut text = if self.dev { "ready (development mode)\n" } else { "ready\n" }.to_owned();
+                    for remark in self.broker.remarks() {
+                        text.push_str(&remark);
+                        text.push('\n');
+                    }
+                    gridwire_http::text(StatusCode::OK, text)
+                }
                 Err(reason) => gridwire_http::text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
             },
             "/metrics" => {

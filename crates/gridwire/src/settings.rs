@@ -59,6 +59,13 @@ pub(crate) const KEYS: &[Key] = &[
         SWITCH,
         "Development mode: webhooks may be plain http and on this machine. Never in production.",
     ),
+    key(
+        "require_durable_fs",
+        Some("--require-durable-fs"),
+        "false",
+        SWITCH,
+        "Refuse to start where a flush cannot be depended on (tmpfs, network file systems); else only warn.",
+    ),
     key("listen.http", Some("--http"), "127.0.0.1:8080", ADDRESS, "Plain HTTP: events and management."),
     key("listen.https", Some("--https"), "127.0.0.1:8443", ADDRESS, "HTTPS: events and management."),
     key(
@@ -164,9 +171,11 @@ pub(crate) enum LogFormat {
 
 /// The configuration, every value checked.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
     pub(crate) dev: bool,
+    pub(crate) require_durable_fs: bool,
     pub(crate) http: SocketAddr,
     pub(crate) https: SocketAddr,
     pub(crate) admin: SocketAddr,
@@ -368,6 +377,7 @@ impl Layers {
         let settings = Settings {
             data_dir: self.value("data_dir", path),
             dev: self.value("dev", switch),
+            require_durable_fs: self.value("require_durable_fs", switch),
             http: self.value("listen.http", |text| text.parse().ok()),
             https: self.value("listen.https", |text| text.parse().ok()),
             admin: self.value("listen.admin", |text| text.parse().ok()),

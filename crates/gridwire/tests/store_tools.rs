@@ -116,3 +116,18 @@ fn a_directory_without_a_store_is_said_to_be_none() {
     }
     assert_eq!(fs::read_dir(dir.path()).expect("it is there").count(), 0, "nothing was made");
 }
+
+#[test]
+fn a_file_system_in_memory_is_refused_when_a_durable_one_is_required() {
+    let memory = Path::new("/dev/shm");
+    let kind = Command::new("stat").args(["--file-system", "--format=%T"]).arg(memory).output();
+    if !kind.is_ok_and(|kind| text(&kind.stdout).trim() == "tmpfs") {
+        support::server::show("skipped: /dev/shm is not in memory here");
+        return;
+    }
+    let dir = tempfile::tempdir_in(memory).expect("a directory");
+    let listen = ["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let refused = gridwire(dir.path(), &[&["serve", "--require-durable-fs"][..], &listen].concat());
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("is on tmpfs"), "{}", text(&refused.stderr));
+}

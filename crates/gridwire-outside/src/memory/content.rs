@@ -20,6 +20,9 @@ pub(super) struct Content {
     unsynced: BTreeMap<u64, OldSector>,
     lost: BTreeMap<u64, OldSector>,
     durable_len: usize,
+    /// Lengths given by `set_len` since the last sync, unless a write has made the file longer since: each
+    /// came to be as a whole.
+    set_lens: Vec<usize>,
     reserved: u64,
     durable_reserved: u64,
 }
@@ -79,6 +82,7 @@ impl Content {
         self.remember(at, end);
         if self.bytes.len() < index(end) {
             self.bytes.resize(index(end), 0);
+            self.set_lens.clear();
         }
         self.bytes[index(at)..index(end)].copy_from_slice(bytes);
     }
@@ -89,10 +93,12 @@ impl Content {
             self.reserved = len;
         }
         self.bytes.resize(index(len), 0);
+        self.set_lens.push(index(len));
     }
 
     pub(super) fn sync(&mut self) {
         self.unsynced.clear();
+        self.set_lens.clear();
         self.durable_len = self.bytes.len();
         self.durable_reserved = self.reserved;
     }
@@ -124,9 +130,11 @@ impl Content {
             1 => self.durable_len,
             _ => {
                 let (low, high) = (written_len.min(self.durable_len), written_len.max(self.durable_len));
-                // A cut-off file is cut or not; one that grew may have grown by a part.
+                // A cut-off file is cut or not; one that writes made longer may have grown by a part.
                 if written_len < self.durable_len {
                     self.durable_len
+                } else if let Some(last) = self.set_lens.len().checked_sub(1) {
+                    self.set_lens[index(rng.below(last as u64 + 1))].max(low)
                 } else {
                     low + index(rng.below((high - low) as u64 + 1))
                 }
@@ -151,6 +159,7 @@ impl Content {
         }
         self.bytes.resize(len, 0);
         self.durable_len = len;
+        self.set_lens.clear();
         self.reserved = self.durable_reserved;
     }
 }

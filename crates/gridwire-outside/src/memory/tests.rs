@@ -91,6 +91,25 @@ fn a_cut_off_file_is_cut_or_whole() {
 }
 
 #[test]
+fn a_file_grows_by_parts_when_it_is_written_and_as_a_whole_when_its_length_is_set() {
+    let set = |disk: &MemoryDisk| {
+        let file = write_durably(disk, b"a");
+        file.set_len(3).unwrap();
+        file.set_len(5).unwrap();
+    };
+    check(set, &[Some(b"a"), Some(b"a\0\0"), Some(b"a\0\0\0\0")]);
+    let lengths: BTreeSet<usize> = (0..100)
+        .map(|seed| {
+            let disk = new_disk();
+            write_durably(&disk, b"a").write_at(b"bcd", 1).unwrap();
+            disk.crash(seed);
+            disk.contents(Path::new(FILE)).unwrap().len()
+        })
+        .collect();
+    assert_eq!(lengths, BTreeSet::from([1, 2, 3, 4]));
+}
+
+#[test]
 fn a_rename_happens_or_not() {
     let before = |disk: &MemoryDisk| {
         drop(write_durably(disk, b"old"));

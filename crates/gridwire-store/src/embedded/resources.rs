@@ -4,8 +4,9 @@
 //! revision of the last write). A call is one transaction, durable on return and written with quick repair,
 //! so that a start after a crash does not read the whole file. redb blocks, so calls go one by one through a
 //! bounded queue to a thread of their own. A database that had an I/O error refuses everything until it is
-//! opened again, which the next call does; after a failed *flush* it stays closed, for then nobody knows what
-//! the disk has.
+//! opened again, which the next call does. After a failed *commit*, other than for want of space, or a failed
+//! *flush* it stays closed, for then nobody knows what the disk has: the process must end
+//! ([`ResourceStore::failed`]).
 
 mod backend;
 
@@ -22,6 +23,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTran
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::backend::FileBackend;
+use crate::embedded::writer::is_no_space;
 use crate::resources::{Resource, ResourceError, ResourceStore, Revision};
 
 const RESOURCES: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("resources");
@@ -39,6 +41,7 @@ const CACHE_BYTES: usize = 16 << 20;
 pub struct RedbResources {
     driver: Driver,
     written: watch::Receiver<u64>,
+    failed: watch::Receiver<bool>,
 }
 
 /// Who makes the blocking calls.
@@ -68,6 +71,7 @@ impl RedbResources {
     /// `StorageFull` without space to make it; `Failed` when it cannot be read or is damaged.
     pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<Arc<Self>, ResourceError> {
         let (mut engine, written) = Engine::open(disk, path)?;
+        let failed = engine.failed.subscribe();
         let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE_MAX);
         let run = move || {
             // Ends, and closes the file, when the sender is gone.
@@ -77,7 +81,7 @@ impl RedbResources {
         };
         let spawned = thread::Builder::new().name("resources".into()).spawn(run);
         let thread = spawned.map_err(|error| ResourceError::Failed(format!("no thread: {error}")))?;
-        Ok(Arc::new(Self { driver: Driver::Thread { jobs, thread }, written }))
+        Ok(Arc::new(Self { driver: Driver::Thread { jobs, thread }, written, failed }))
     }
 
     /// As [`RedbResources::open`], but every call blocks its caller and no thread is started.
@@ -86,7 +90,8 @@ impl RedbResources {
     /// As [`RedbResources::open`].
     pub fn open_inline(disk: Arc<dyn Disk>, path: &Path) -> Result<Arc<Self>, ResourceError> {
         let (engine, written) = Engine::open(disk, path)?;
-        Ok(Arc::new(Self { driver: Driver::Inline(Mutex::new(engine)), written }))
+        let failed = engine.failed.subscribe();
+        Ok(Arc::new(Self { driver: Driver::Inline(Mutex::new(engine)), written, failed }))
     }
 
     async fn run<T: Send + 'static>(
@@ -207,6 +212,16 @@ impl ResourceStore for RedbResources {
         }))
     }
 
+    fn failed(&self) -> BoxFuture<'_, ()> {
+        let mut failed = self.failed.clone();
+        Box::pin(async move {
+            // A thread that is gone without having failed has been told to end.
+            if failed.wait_for(|failed| *failed).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+
     fn watch(&self) -> watch::Receiver<u64> {
         self.written.clone()
     }
@@ -269,7 +284,7 @@ from_redb!(CommitError, DatabaseError, StorageError, TableError, TransactionErro
 
 impl Fault {
     fn is_full(&self) -> bool {
-        matches!(self, Self::Redb(redb::Error::Io(error)) if error.kind() == io::ErrorKind::StorageFull)
+        matches!(self, Self::Redb(redb::Error::Io(error)) if is_no_space(error))
     }
 
     fn into_error(self) -> ResourceError {
@@ -288,6 +303,8 @@ struct Engine {
     /// `None` after an I/O error, until the next call.
     database: Option<Database>,
     flush_failed: Arc<AtomicBool>,
+    /// A write may have happened or not; nothing is done any more.
+    failed: watch::Sender<bool>,
     written: watch::Sender<u64>,
 }
 
@@ -296,7 +313,8 @@ impl Engine {
         let flush_failed = Arc::new(AtomicBool::new(false));
         make_new(&disk, path, &flush_failed)?;
         let (written, watch) = watch::channel(0);
-        let mut engine = Self { disk, path: path.to_owned(), database: None, flush_failed, written };
+        let failed = watch::Sender::new(false);
+        let mut engine = Self { disk, path: path.to_owned(), database: None, flush_failed, failed, written };
         let revision = engine.read(|database| {
             let store = database.begin_read()?.open_table(STORE)?;
             Ok(store.get(REVISION)?.map_or(0, |last| last.value()))
@@ -306,9 +324,9 @@ impl Engine {
     }
 
     fn database(&mut self) -> Result<&Database, Fault> {
-        if self.flush_failed.load(Ordering::Acquire) {
-            let error = ResourceError::Failed("a flush has failed; what is on the disk is unknown".into());
-            return Err(Fault::Refused(error));
+        if *self.failed.borrow() {
+            let what = "a write has failed; what is on the disk is unknown";
+            return Err(Fault::Refused(ResourceError::Failed(what.into())));
         }
         let database = match self.database.take() {
             Some(database) => database,
@@ -323,7 +341,17 @@ impl Engine {
             tracing::warn!(%error, "the resource store had an error and is opened again");
             self.database = None;
         }
+        // Closing a database flushes too.
+        if self.flush_failed.load(Ordering::Acquire) {
+            self.fail();
+        }
         outcome.map_err(Fault::into_error)
+    }
+
+    fn fail(&self) {
+        if !self.failed.send_replace(true) {
+            tracing::error!("the resource store has failed; it takes no more");
+        }
     }
 
     fn read<T>(&mut self, work: impl FnOnce(&Database) -> Result<T, Fault>) -> Result<T, ResourceError> {
@@ -335,12 +363,20 @@ impl Engine {
         &mut self,
         work: impl FnOnce(&WriteTransaction) -> Result<(T, Option<u64>), Fault>,
     ) -> Result<T, ResourceError> {
+        let failed = self.failed.clone();
         let (answer, revision) = self.run(|database| {
             let mut transaction = database.begin_write()?;
             transaction.set_quick_repair(true);
             match work(&transaction) {
                 Ok(outcome) => {
-                    transaction.commit()?;
+                    if let Err(error) = transaction.commit() {
+                        let fault = Fault::from(error);
+                        // What finds no space has not changed what was there.
+                        if !fault.is_full() && !failed.send_replace(true) {
+                            tracing::error!("a change of the resources failed half-way; no more are taken");
+                        }
+                        return Err(fault);
+                    }
                     Ok(outcome)
                 }
                 // After an error of its own, redb has only that to say when the transaction is taken back.

@@ -41,8 +41,18 @@ pub(crate) struct Shared {
     newest: AtomicU64,
     pub(crate) failed: watch::Sender<bool>,
     pub(crate) full: AtomicBool,
+    /// Decisions find no space.
+    pub(crate) state_full: AtomicBool,
+    pub(crate) space: Space,
     pub(crate) queue_bytes: AtomicU64,
     pub(crate) stats: Stats,
+}
+
+/// What the disk had left when it was last looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Space {
+    free: AtomicU64,
+    low: AtomicBool,
 }
 
 /// Counters since the start of the process.
@@ -89,6 +99,8 @@ impl Shared {
             newest: AtomicU64::new(newest.as_millis()),
             failed: watch::Sender::new(false),
             full: AtomicBool::new(false),
+            state_full: AtomicBool::new(false),
+            space: Space::default(),
             queue_bytes: AtomicU64::new(0),
             stats: Stats::default(),
             options,
@@ -159,6 +171,20 @@ impl Shared {
         read(&self.segments).iter().find(holds).cloned()
     }
 
+    /// Looks how much space there is; says so when it becomes low, and when it is enough again.
+    pub(crate) fn look_at_space(&self) {
+        let free = self.disk.free_bytes(&self.dir);
+        let (Ok(free), Ok(total)) = (free, self.disk.total_bytes(&self.dir)) else { return };
+        // The next segment and the one after it, and a twentieth, which file systems need to work well.
+        let low = free < 2 * self.options.segment_bytes + total / 20;
+        self.space.free.store(free, Ordering::Relaxed);
+        match (self.space.low.swap(low, Ordering::Relaxed), low) {
+            (false, true) => tracing::warn!(free, total, "the disk is getting full; publishing stops soon"),
+            (true, false) => tracing::info!(free, total, "the disk has enough space again"),
+            _ => {}
+        }
+    }
+
     /// The store has failed and stays failed.
     pub(crate) fn fail(&self, doing: &'static str, error: &std::io::Error) {
         if !self.failed.send_replace(true) {
@@ -206,6 +232,9 @@ impl Shared {
         let mut health = LogHealth {
             failed: self.has_failed(),
             full: self.full.load(Ordering::Relaxed),
+            state_full: self.state_full.load(Ordering::Relaxed),
+            low_space: self.space.low.load(Ordering::Relaxed),
+            free_bytes: self.space.free.load(Ordering::Relaxed),
             durable: *self.visible.borrow(),
             queue_bytes: load(&self.queue_bytes),
             segments: count,

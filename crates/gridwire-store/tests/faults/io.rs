@@ -110,7 +110,7 @@ fn whatever_the_space_left_nothing_is_lost_and_all_resumes() {
                 // A decision that finds no space ends this node, which does not wait as the broker does.
                 if let Err(stopped) = world.step(&mut node) {
                     assert!(stopped.0.contains("no space"), "{stopped:?}");
-                    assert!(!node.log.health().failed);
+                    assert!(!node.log.health().failed && node.log.health().state_full);
                     is_stopped = true;
                     break;
                 }
@@ -147,4 +147,27 @@ fn whatever_the_space_left_nothing_is_lost_and_all_resumes() {
     }
     say(&format!("the state log found no space {refused} times"));
     assert!(refused > 0);
+}
+
+#[test]
+fn low_space_is_told_before_publishing_stops_and_no_longer_when_there_is_enough() {
+    let mut world = World::new(1);
+    let mut node = world.open(1).expect("it opens");
+    world.publish(&mut node).expect("it goes on").expect("it is published");
+    assert!(!node.log.health().low_space);
+    let segment = world.options.segment_bytes;
+    // A disk of 20 segments: a twentieth of it is one.
+    world.disk.set_capacity(Some(20 * segment));
+    assert!(!node.log.health().low_space);
+    let mut was_low = false;
+    while world.publish(&mut node).expect("it goes on").is_ok() {
+        let health = node.log.health();
+        assert_eq!(health.low_space, health.free_bytes < 3 * segment, "{} bytes are free", health.free_bytes);
+        was_low |= health.low_space;
+    }
+    let health = node.log.health();
+    assert!(was_low && health.low_space && health.full && !health.state_full);
+    world.disk.set_capacity(Some(60 * segment));
+    world.publish(&mut node).expect("it goes on").expect("space is back");
+    assert!(!node.log.health().low_space && !node.log.health().full);
 }

@@ -101,12 +101,55 @@ fn a_full_disk_refuses_and_service_resumes_with_space() {
     assert_eq!(all(&open(&disk).unwrap()).len(), usize::try_from(kept).unwrap() + 1);
 }
 
+fn has_failed(store: &RedbResources) -> bool {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    store.failed().as_mut().poll(&mut context).is_ready()
+}
+
 #[test]
-fn a_call_that_fails_once_does_not_end_the_store() {
+fn a_read_that_fails_does_not_end_the_store() {
     let disk = new_disk();
-    let store = open(&disk).unwrap();
-    disk.fail_nth(Call::Write, 1, ErrorKind::Other, false);
-    assert!(matches!(wait(store.create("a", vec![1])), Err(ResourceError::Failed(_))));
-    assert_eq!(wait(store.get("a")), Ok(None));
-    wait(store.create("a", vec![1])).unwrap();
+    drop(open(&disk).unwrap());
+    let mut failures = 0;
+    for n in 1..40 {
+        let store = open(&disk).unwrap();
+        disk.fail_nth(Call::Read, n, ErrorKind::Other, false);
+        failures += u64::from(wait(store.get("a")).is_err());
+        assert!(!has_failed(&store));
+        disk.heal();
+        assert_eq!(wait(store.get("a")), Ok(None));
+    }
+    // What was read when it was opened is in memory.
+    assert!(failures <= 1, "{failures}");
+}
+
+#[test]
+fn a_commit_that_fails_ends_the_store_and_happened_or_not() {
+    let mut failed = 0;
+    for call in [Call::Write, Call::Sync] {
+        for n in 1..20 {
+            let disk = new_disk();
+            let store = open(&disk).unwrap();
+            wait(store.create("a", vec![1])).unwrap();
+            disk.fail_nth(call, n, ErrorKind::Other, false);
+            let mut made = 0;
+            while made < 10 && wait(store.create(&format!("b{made}"), vec![2; 3_000])).is_ok() {
+                made += 1;
+            }
+            if made == 10 {
+                continue;
+            }
+            failed += 1;
+            assert!(has_failed(&store), "{call:?} {n}");
+            disk.heal();
+            assert!(matches!(wait(store.create("c", vec![3])), Err(ResourceError::Failed(_))));
+            assert!(matches!(wait(store.get("a")), Err(ResourceError::Failed(_))));
+            drop(store);
+            disk.crash(n);
+            let keys: Vec<String> = all(&open(&disk).unwrap()).into_iter().map(|(key, _)| key).collect();
+            assert_eq!(keys[0], "a");
+            assert!((made..=made + 1).contains(&(keys.len() - 1)), "{made} were made, {keys:?} are there");
+        }
+    }
+    assert!(failed > 10, "{failed} commits failed");
 }
