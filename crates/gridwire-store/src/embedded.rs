@@ -5,9 +5,10 @@
 //! flushes, and only then shows it to readers and answers. Recent frames stay in the *tail cache*
 //! ([`tail`]); whoever is behind finds its way by the *index* of a segment's blocks ([`index`], [`block`]),
 //! which is derived and may be deleted at any time. A damaged frame is found by whoever reads it; which
-//! events were in it is worked out from what surrounds it ([`damage`]), and reading goes on behind. When all of a segment is settled or expired its file
-//! goes, or waits among the *spares* ([`spares`]) to become a segment again. After a restart [`recovery`]
-//! scans the last segment, cuts what was never acknowledged, and refuses to skip what was.
+//! events were in it is worked out from what surrounds it ([`damage`]), and reading goes on behind; [`scrub`]
+//! reads what nobody asks for. When all of a segment is settled or expired its file goes, or waits among the
+//! *spares* ([`spares`]) to become a segment again. After a restart [`recovery`] scans the last segment, cuts
+//! what was never acknowledged, and refuses to skip what was; then [`tools`] help.
 //!
 //! Decisions go to the state log ([`state`]), which has threads of its own, so that neither log waits for the
 //! other's flush. Configuration is in `meta.redb` ([`RedbResources`]).
@@ -22,6 +23,7 @@ mod index;
 mod reader;
 mod recovery;
 mod resources;
+mod scrub;
 mod search;
 mod segment;
 mod shared;
@@ -55,6 +57,7 @@ use self::directory::Directory;
 use self::format::{BLOCK, BODY_BYTES_MAX, FRAME_HEADER};
 use self::reader::Readers;
 use self::recovery::Place;
+use self::scrub::{PASS_PAUSE, STEP_PAUSE, Scrub};
 use self::shared::Shared;
 use self::spares::{FILL_PAUSE, Filling};
 use self::state::{StateLog, StateOptions};
@@ -178,8 +181,8 @@ enum Driver {
 #[derive(Debug)]
 struct Ending {
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Dropped to stop the filler.
-    filler: Mutex<Option<Sender<()>>>,
+    /// Dropped to stop the filler and the scrubber.
+    upkeep: Mutex<Option<Sender<()>>>,
     lock: Mutex<Option<Arc<dyn DiskFile>>>,
 }
 
@@ -197,7 +200,7 @@ fn hold<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Ending {
     /// Waits for the threads, which have been told.
     fn join(&self) {
-        drop(hold(&self.filler).take());
+        drop(hold(&self.upkeep).take());
         for thread in std::mem::take(&mut *hold(&self.threads)) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the log panicked");
@@ -251,7 +254,7 @@ impl EmbeddedLog {
         shared.look_at_space();
         let ending = Ending {
             threads: Mutex::new(Vec::new()),
-            filler: Mutex::new(None),
+            upkeep: Mutex::new(None),
             lock: Mutex::new(Some(lock)),
         };
         let (driver, readers) = if shared.options.threads {
@@ -315,8 +318,8 @@ impl EmbeddedLog {
 
 fn start(shared: &Arc<Shared>, writer: Writer, ending: &Ending) -> std::io::Result<(Driver, Readers)> {
     let (commands, queue) = crossbeam_channel::bounded(QUEUE_APPENDS_MAX);
-    let (stop_filler, stopped) = crossbeam_channel::bounded(0);
-    let own = shared.clone();
+    let (stop_upkeep, stopped) = crossbeam_channel::bounded(0);
+    let (own, scrubbed, scrub_stopped) = (shared.clone(), shared.clone(), stopped.clone());
     let threads = [
         thread::Builder::new().name("log-writer".into()).spawn(move || writer::run(writer, &queue))?,
         thread::Builder::new().name("log-filler".into()).spawn(move || {
@@ -330,9 +333,16 @@ fn start(shared: &Arc<Shared>, writer: Writer, ending: &Ending) -> std::io::Resu
                 wait = if filling.is_some() { FILL_PAUSE } else { FILL_IDLE };
             }
         })?,
+        thread::Builder::new().name("log-scrubber".into()).spawn(move || {
+            let mut scrub = Scrub::default();
+            let mut wait = STEP_PAUSE;
+            while let Err(RecvTimeoutError::Timeout) = scrub_stopped.recv_timeout(wait) {
+                wait = if scrub.step(&scrubbed) { PASS_PAUSE } else { STEP_PAUSE };
+            }
+        })?,
     ];
     hold(&ending.threads).extend(threads);
-    *hold(&ending.filler) = Some(stop_filler);
+    *hold(&ending.upkeep) = Some(stop_upkeep);
     Ok((Driver::Thread(commands), Readers::start()?))
 }
 

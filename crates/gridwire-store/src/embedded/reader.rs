@@ -167,7 +167,7 @@ impl Shared {
     }
 
     /// Where to read on, and the LSN there, when there is no sound frame at `at`.
-    fn behind_damage(&self, segment: &Segment, at: u64) -> Result<(u64, u64), ReadError> {
+    pub(crate) fn behind_damage(&self, segment: &Segment, at: u64) -> Result<(u64, u64), ReadError> {
         if segment.behind_damage(at).is_none() {
             let block = {
                 let contents = &segment.state().contents;

@@ -338,7 +338,7 @@ impl Engine {
     fn run<T>(&mut self, work: impl FnOnce(&Database) -> Result<T, Fault>) -> Result<T, ResourceError> {
         let outcome = self.database().and_then(work);
         if let Err(Fault::Redb(error)) = &outcome {
-            tracing::warn!(%error, "the resource store had an error and is opened again");
+            tracing::warn!(%error, "the resource store had an error and is closed");
             self.database = None;
         }
         // Closing a database flushes too.

@@ -163,6 +163,12 @@ impl Shared {
         (lsn < segment.state().contents.end_lsn).then(|| segment.clone())
     }
 
+    /// The oldest sealed segment with this number or a higher one.
+    pub(crate) fn sealed_from(&self, number: u64) -> Option<Arc<Segment>> {
+        let found = |segment: &&Arc<Segment>| number <= segment.number && segment.state().sealed;
+        read(&self.segments).iter().find(found).cloned()
+    }
+
     /// The oldest segment that holds `offset` of `topic` or a later one.
     pub(crate) fn segment_with(&self, topic: TopicNumber, offset: Offset) -> Option<Arc<Segment>> {
         let holds = |segment: &&Arc<Segment>| {

@@ -366,6 +366,28 @@ fn damage_to_a_sealed_segment_is_refused_or_reported_when_read() {
 }
 
 #[test]
+fn the_scrubber_finds_damage_that_nobody_met_and_goes_on_after_a_read_that_fails() {
+    let disk = MemoryDisk::new();
+    let log = open(&disk);
+    fill_to(&log, 400, 500);
+    let sealed = log.segments().len() as u64;
+    let pass = |log: &EmbeddedLog| {
+        let mut scrub = scrub::Scrub::default();
+        (1..1_000).find(|_| scrub.step(&log.shared)).expect("a pass ends")
+    };
+    assert_eq!((pass(&log), log.health().damaged_frames_total), (sealed + 1, 0));
+    assert!(disk.flip_bit(&segment_path(&log_dir(), 2), 20_000, 1));
+    disk.fail_nth(Call::Read, 1, std::io::ErrorKind::Other, true);
+    assert_eq!((pass(&log), log.health().damaged_frames_total), (sealed + 1, 0));
+    disk.heal();
+    pass(&log);
+    pass(&log);
+    let health = log.health();
+    assert_eq!((health.damaged_frames_total, health.damaged_events_total), (1, 1));
+    assert_eq!(health.damages[0].segment, 2);
+}
+
+#[test]
 fn a_missing_footer_of_the_last_sealed_segment_is_written_again() {
     let disk = MemoryDisk::new();
     let log = open(&disk);
