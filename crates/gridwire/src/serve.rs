@@ -60,7 +60,7 @@ pub(crate) async fn run(settings: &Settings, scope: &Scope, output: Output) -> a
             Ok(ExitCode::SUCCESS)
         }
         Ended::LogFailed => {
-            tracing::error!("the log has failed: ending, so that nothing is promised that cannot be kept");
+            tracing::error!("the store has failed: ending, so that nothing is promised that cannot be kept");
             // No drain: an answer now could not be believed.
             if let Err(error) = running.data_dir.remove_addresses() {
                 tracing::warn!(error = format!("{error:#}"), "the addresses stay on file");

@@ -61,7 +61,7 @@ fn a_power_cut_at_any_call_takes_back_nothing_that_was_promised() {
     for seed in 0..4 * effort() {
         trims += World::new(seed).trims_of(2 * STEPS);
         let stride = if effort() == 1 { 2 } else { 1 };
-        points += check_cuts(seed, stride, 2 + effort().min(6), SettleDurability::Write);
+        points += check_cuts(seed, stride, 1 + effort().min(7), SettleDurability::Write);
     }
     say(&format!("{points} crash points, {trims} trims"));
     assert!(points > 500, "{points} crash points are too few");

@@ -139,7 +139,7 @@ fn a_flipped_bit_is_reported_or_harmless() {
             held(&open_log(&disk.fork(), &clock(), options()).expect("it opens")).expect("it is read");
         assert!(!sound.parts.is_empty() && !sound.groups.is_empty() && sound.frames.len() > 15);
         let mut outcomes = Outcomes::default();
-        let stride = if effort() == 1 { 5 } else { 1 };
+        let stride = if effort() == 1 { 7 } else { 1 };
         for path in files(&disk) {
             let bytes = disk.contents(&path).expect("it is there");
             let is_small = bytes.len() < 200;
