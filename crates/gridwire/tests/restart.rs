@@ -456,6 +456,49 @@ fn a_retry_that_is_due_keeps_its_time_over_a_stop() {
     });
 }
 
+/// What the ladder lengthens a wait by at most, and what a busy machine may add.
+const JITTER_SHARE: f64 = 0.1;
+const LATE_MAX: Duration = Duration::from_secs(4);
+
+/// A minute ahead the retry is far beyond anything that a start could put right by trying at once: the ladder's
+/// third wait, and a wait that the endpoint asked for. The attempts before and after the kill stand on the ladder
+/// too, so the one after the minute must also be told that it is the fourth.
+///
+/// Runs in real time beside the kills above; most of it is waiting.
+#[test]
+fn a_retry_due_in_a_minute_keeps_its_time_over_a_kill() {
+    let mut server = Server::start();
+    let sink = Sink::scripted(|delivery, before| match (delivery.path.as_str(), before) {
+        ("/asked", 0) => Reply::Busy(60),
+        ("/ladder", 0..=2) => Reply::Status(500),
+        _ => Reply::Status(200),
+    });
+    let arm = Arm::new(&server);
+    let topic = arm.topic("grid", &json!({}));
+    for name in ["asked", "ladder"] {
+        arm.webhook(&topic, name, &sink.url(&format!("/{name}")), &json!({}));
+    }
+    server.send(&topic.publish(events::JSON, &json!([events::grid_event("g")]))).expect(200);
+    sink.wait_at("/ladder", 3, Duration::from_secs(75));
+    assert_eq!(sink.at("/asked").len(), 1, "the endpoint's minute is not over");
+    // Long enough for the outcome to be recorded, far from both retries.
+    pause(Duration::from_secs(3));
+    server.kill9();
+    server.restart();
+    for (path, wait, jitter, count) in [("/asked", 60, 0.0, 1), ("/ladder", 60, JITTER_SHARE, 3)] {
+        let tries = sink.wait_at(path, count + 1, Duration::from_secs(90));
+        let waited = tries[count].at.duration_since(tries[count - 1].at);
+        // Counted from the answer, which comes after what the webhook calls the arrival.
+        let due = Duration::from_secs(wait);
+        let allowed = due..due.mul_f64(1.0 + jitter) + LATE_MAX;
+        show(&format!("{path}: waited {waited:?} of {allowed:?}, over a restart"));
+        assert!(allowed.contains(&waited), "{path}: attempt {} came after {waited:?}", count + 1);
+        assert_eq!(tries[count].header("aeg-delivery-count"), Some(count.to_string().as_str()), "{path}");
+    }
+    pause(Duration::from_secs(1));
+    assert_eq!(sink.deliveries().len(), 6, "what was taken is not sent again");
+}
+
 #[test]
 fn resources_and_keys_survive_a_kill_right_after_the_answer() {
     let mut server = Server::start();

@@ -24,6 +24,8 @@ pub(crate) enum Reply {
     Status(u16),
     /// Answers with a status after a while.
     After(Duration, u16),
+    /// Answers 503 and asks to be left alone for so many seconds.
+    Busy(u32),
     /// Never answers.
     Hang,
 }
@@ -221,6 +223,11 @@ async fn answer(
         Reply::After(wait, status) => {
             tokio::time::sleep(wait).await;
             empty(status)
+        }
+        Reply::Busy(seconds) => {
+            let mut response = empty(503);
+            response.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
+            response
         }
         Reply::Hang => std::future::pending().await,
     })
