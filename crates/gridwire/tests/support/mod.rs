@@ -6,7 +6,9 @@
 pub(crate) mod arm;
 pub(crate) mod client;
 pub(crate) mod events;
+pub(crate) mod load;
 pub(crate) mod metrics;
+pub(crate) mod outside;
 pub(crate) mod pull;
 pub(crate) mod server;
 pub(crate) mod sink;
@@ -14,6 +16,6 @@ pub(crate) mod time;
 
 pub(crate) use arm::Arm;
 pub(crate) use client::{Answer, Client, Request};
-pub(crate) use server::Server;
+pub(crate) use server::{Launch, Server};
 pub(crate) use sink::{Delivery, Reply, Sink};
 pub(crate) use time::{now, wait_for};

@@ -1,5 +1,6 @@
 //! The program as a child process with a data directory of its own.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
@@ -11,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::client::{Answer, Request, send_once};
-use super::time::{now, wait_for};
+use super::time::{now, pause, wait_for};
 
 /// Starting is promised within two seconds; a test machine may be busy with something else.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -20,11 +21,24 @@ const STOP_LIMIT: Duration = Duration::from_secs(25);
 /// Lines of the program's output that a failed test shows.
 const LINES_SHOWN: usize = 40;
 
+/// How a server is started otherwise than plainly.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Launch {
+    /// Program and arguments in front of ours. It must end up as our program, so that the child's status is ours.
+    pub(crate) before: Vec<OsString>,
+    pub(crate) environment: Vec<(&'static str, OsString)>,
+    /// Where the data directory is for the server, and where it is for the test: differs in another mount
+    /// namespace.
+    pub(crate) data_dir: Option<(PathBuf, PathBuf)>,
+}
+
 pub(crate) struct Server {
     // The directory outlives the process: it is removed after `Drop::drop` has reaped the child.
     root: TempDir,
     child: Option<Child>,
     starts: u32,
+    /// Taken anew at each start.
+    pub(crate) launch: Launch,
     pub(crate) http: SocketAddr,
     pub(crate) https: SocketAddr,
     pub(crate) admin: SocketAddr,
@@ -37,6 +51,11 @@ pub(crate) struct Server {
 impl Server {
     /// A server on an empty data directory.
     pub(crate) fn start() -> Self {
+        Self::launch(Launch::default())
+    }
+
+    /// The same, started in a special way.
+    pub(crate) fn launch(launch: Launch) -> Self {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut server = Self {
             root: tempfile::Builder::new()
@@ -45,6 +64,7 @@ impl Server {
                 .expect("a directory for the test"),
             child: None,
             starts: 0,
+            launch,
             http: nowhere,
             https: nowhere,
             admin: nowhere,
@@ -56,7 +76,24 @@ impl Server {
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {
-        self.root.path().join("data")
+        match &self.launch.data_dir {
+            Some((_, seen_by_us)) => seen_by_us.clone(),
+            None => self.root.path().join("data"),
+        }
+    }
+
+    /// A directory beside the data directory, removed with the server.
+    pub(crate) fn scratch(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// All that the process has written since its latest start.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.output()).unwrap_or_default()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the server runs").id()
     }
 
     fn output(&self) -> PathBuf {
@@ -73,8 +110,14 @@ impl Server {
         // A killed server leaves it behind, and it would be taken for the new one's.
         let _ = fs::remove_file(self.addresses_file());
         let output = File::create(self.output()).expect("a file for the program's output");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gridwire"));
-        command.arg("serve").arg("--dev").arg("--data-dir").arg(self.data_dir());
+        let mut words = self.launch.before.clone();
+        words.push(env!("CARGO_BIN_EXE_gridwire").into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg("serve").arg("--dev").arg("--data-dir");
+        match &self.launch.data_dir {
+            Some((seen_by_it, _)) => command.arg(seen_by_it),
+            None => command.arg(self.data_dir()),
+        };
         for listener in ["--http", "--https", "--admin"] {
             command.args([listener, "127.0.0.1:0"]);
         }
@@ -83,6 +126,7 @@ impl Server {
                 command.env_remove(name);
             }
         }
+        command.envs(self.launch.environment.iter().map(|(name, value)| (name, value)));
         let begun = now();
         let child = command
             .current_dir(self.root.path())
@@ -129,6 +173,22 @@ impl Server {
         });
         self.child = None;
         (status, begun.elapsed())
+    }
+
+    /// Waits until the process has ended by itself. One that does not is killed, so that a load on it ends too.
+    #[track_caller]
+    pub(crate) fn wait_end(&mut self, limit: Duration) -> ExitStatus {
+        let begun = now();
+        let mut child = self.child.take().expect("the server runs");
+        while begun.elapsed() < limit {
+            if let Some(status) = child.try_wait().expect("the child can be asked") {
+                return status;
+            }
+            pause(Duration::from_millis(5));
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        panic!("the server still ran after {limit:?}");
     }
 
     /// Starts the process again on the same data directory.

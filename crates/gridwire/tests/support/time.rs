@@ -10,6 +10,12 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
+/// By the wall clock, since 1970: to compare with times that other programs wrote.
+#[expect(clippy::disallowed_methods, reason = "a real process keeps real time; there is no clock to own")]
+pub(crate) fn since_epoch() -> Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is after 1970")
+}
+
 /// Looks at `condition` until it gives something, for at most `limit`; panics with `what` after that.
 pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
     let begun = now();
