@@ -240,13 +240,15 @@ impl Broker {
         let shards = if let Some(shards) = self.shards.get() {
             Arc::clone(shards)
         } else {
-            let recovered = RecoveredShards::read(&*log, self.options.shards, &table).map_err(|error| {
-                let what = match error {
-                    ReadError::Damaged { what } => what,
-                    other => other.to_string(),
-                };
-                InstallError::Damaged { what }
-            })?;
+            let mut recovered =
+                RecoveredShards::read(&*log, self.options.shards, &table).map_err(|error| {
+                    let what = match error {
+                        ReadError::Damaged { what } => what,
+                        other => other.to_string(),
+                    };
+                    InstallError::Damaged { what }
+                })?;
+            recovered.distrust_gap(log.position().1, self.outside.clock.now());
             Shards::start(recovered, &self.outside, &self.tasks, &self.stop)
         };
         let is_first = self.shards.get().is_none();

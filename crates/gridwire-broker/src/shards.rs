@@ -10,8 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use gridwire_core::ids::{Lsn, ShardId, StateSeq, SubscriptionNumber, TopicNumber};
+use gridwire_core::limits;
 use gridwire_core::routing::{InstallError, RoutingTable, SubscriptionRoute};
 use gridwire_core::shard::{Decision, QueueStatus, Shard, SubscribeInput};
+use gridwire_core::time::Timestamp;
 use gridwire_store::{Frame, Log, ReadError, Recovered};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -101,6 +103,23 @@ impl RecoveredShards {
         match damage {
             Some(what) => Err(ReadError::Damaged { what }),
             None => Ok(Self { shards, last }),
+        }
+    }
+
+    /// A forward step of the wall clock over a restart can't be told from downtime: when the newest record is
+    /// old, expiry waits for a while, so that a wrong clock takes nothing from anybody.
+    pub(crate) fn distrust_gap(&mut self, newest: Timestamp, now: Timestamp) {
+        let gap = now.since(newest);
+        if newest == Timestamp::ZERO || gap <= limits::TIME_GAP_MAX {
+            return;
+        }
+        tracing::warn!(
+            seconds = gap.as_secs(),
+            "time has passed since the newest record: downtime, or a wall clock that was set forward; \
+             nothing expires in the next ten minutes"
+        );
+        for shard in &mut self.shards {
+            shard.hold_expiry(now + limits::EXPIRY_HOLD);
         }
     }
 }

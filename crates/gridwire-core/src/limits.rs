@@ -67,3 +67,10 @@ pub const RESPONSE_BYTES_MAX: usize = 64 << 10;
 pub const ADDRESSES_MAX: usize = 16;
 /// `Retry-After` of an endpoint is believed up to here.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+
+/// A start that finds the newest record older than this may stand after a forward step of the wall clock, which
+/// cannot be told from downtime. Far above a restart, and the shortest time to live there is.
+pub const TIME_GAP_MAX: Duration = Duration::from_secs(60);
+/// How long nothing expires then: long enough for an operator to see the line in the log, and for receivers to
+/// fetch what a wrong clock would have taken from them.
+pub const EXPIRY_HOLD: Duration = Duration::from_secs(600);

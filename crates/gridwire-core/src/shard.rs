@@ -271,6 +271,8 @@ pub struct Shard {
     timers: BTreeSet<(Timestamp, SubscriptionNumber)>,
     /// State that recovery found, until its subscription is told of.
     recovered: BTreeMap<SubscriptionNumber, QueueState>,
+    /// Nothing is given up for its age before.
+    expiry_from: Timestamp,
     scratch: MatchSet,
 }
 
@@ -306,6 +308,12 @@ impl Shard {
     /// Every matching offset below is settled, by recovered state; `None` when there is none.
     pub fn recovered_floor(&self, subscription: SubscriptionNumber) -> Option<Offset> {
         self.recovered.get(&subscription).map(|state| Offset(state.floor))
+    }
+
+    /// Time has moved on since the newest record, and whether it did so by itself is not known: nothing is given
+    /// up for its age before `until`. Said before the first subscription. Delivery goes on meanwhile.
+    pub fn hold_expiry(&mut self, until: Timestamp) {
+        self.expiry_from = until;
     }
 
     /// Forgets recovered state that no subscription claimed: its subscription was removed.
@@ -504,7 +512,7 @@ impl Shard {
             state
         };
         let tail = topic.tail;
-        self.queues.insert(number, Queue::new(input, state, tail));
+        self.queues.insert(number, Queue::new(input, state, tail, self.expiry_from));
         number
     }
 

@@ -70,6 +70,8 @@ pub(super) struct Queue {
     pub(super) topic: TopicNumber,
     slot: Slot,
     policy: QueuePolicy,
+    /// Nothing is given up for its age before ([`super::Shard::hold_expiry`]).
+    expiry_from: Timestamp,
     pub(super) state: QueueState,
     /// Offsets never delivered yet, ascending.
     ready: VecDeque<Position>,
@@ -90,7 +92,7 @@ pub(super) struct Queue {
 
 impl Queue {
     /// `state` is fresh or recovered; `tail` is the end of the topic as the shard knows it.
-    pub(super) fn new(input: SubscribeInput, state: QueueState, tail: u64) -> Self {
+    pub(super) fn new(input: SubscribeInput, state: QueueState, tail: u64, expiry_from: Timestamp) -> Self {
         let cursor = if state.floor >= tail { Cursor::Tail } else { Cursor::Behind(state.floor) };
         let letters =
             state.trouble.values().filter_map(|trouble| Some((trouble.condemned?.0, trouble.held.offset.0)));
@@ -100,6 +102,7 @@ impl Queue {
             topic: input.topic,
             slot: input.slot,
             policy: input.policy,
+            expiry_from,
             state,
             ready: VecDeque::new(),
             cursor,
@@ -397,7 +400,7 @@ impl Queue {
         let Some(tries) = self.letters_in_flight.remove(&offset.0) else { return };
         let Some(trouble) = self.state.trouble.get(&offset.0) else { return };
         let since = trouble.condemned.map_or(now, |(since, _)| since);
-        if now.since(since) > self.dead_letter_patience() {
+        if (since + self.dead_letter_patience()).max(self.expiry_from) < now {
             self.settled_one(Settlement::DeadLetterFailed, offset, tail, out);
             return;
         }
@@ -447,7 +450,7 @@ impl Queue {
             self.state.due.first().map(|&(due, _)| due),
             self.receiver_deadlines.first().map(|&(deadline, _)| deadline),
             oldest_again.map(|trouble| self.end_of(&trouble.held)),
-            self.ready.front().map(|position| position.time + self.policy.time_to_live),
+            self.ready.front().map(|position| self.end_at(position.time)),
             self.letters
                 .first_key_value()
                 .filter(|_| self.letters_in_flight.len() < DEAD_LETTERS_IN_FLIGHT_MAX)
@@ -483,7 +486,7 @@ impl Queue {
             self.give_up(trouble.held, DeadLetterReason::TimeToLive, trouble.status, tail, now, out);
         }
         while let Some(&position) = self.ready.front() {
-            if position.time + self.policy.time_to_live > now {
+            if self.end_at(position.time) > now {
                 break;
             }
             // First popped, so that the recorded floor may pass it only with the decision that settles it.
@@ -640,7 +643,12 @@ impl Queue {
 
     /// The end of an event's life.
     fn end_of(&self, held: &Held) -> Timestamp {
-        held.time + self.policy.time_to_live
+        self.end_at(held.time)
+    }
+
+    /// When an event published at `time` has outlived its time to live.
+    fn end_at(&self, time: Timestamp) -> Timestamp {
+        (time + self.policy.time_to_live).max(self.expiry_from)
     }
 
     fn give_back(

@@ -36,6 +36,8 @@ struct Driver {
     /// What a scan finds damaged.
     lost: Vec<Range<u64>>,
     existed: bool,
+    /// What a restart says of expiry.
+    expiry_from: Timestamp,
 }
 
 fn pull() -> QueuePolicy {
@@ -89,6 +91,7 @@ impl Driver {
             policy,
             lost: Vec::new(),
             existed: false,
+            expiry_from: Timestamp::ZERO,
         };
         driver.subscribe();
         driver
@@ -234,6 +237,7 @@ impl Driver {
         while !input.is_empty() {
             shard.recover_decision(&Decision::decode(&mut input).expect("what we wrote"));
         }
+        shard.hold_expiry(self.expiry_from);
         self.shard = shard;
         self.effects.clear();
         self.subscribe();
@@ -402,6 +406,35 @@ fn an_event_ends_with_its_time_to_live_wherever_it_waits() {
     driver.advance_to(at(100));
     assert_eq!(driver.totals().expired, 2);
     assert_eq!(driver.floor(), 2);
+}
+
+#[test]
+fn after_a_start_that_found_a_gap_in_time_nothing_expires_for_a_while_but_is_delivered() {
+    let short = seconds(100);
+    let mut pulled = Driver::new(QueuePolicy { time_to_live: short, ..pull() });
+    pulled.publish(3);
+    let released = pulled.receive(1);
+    pulled.settle(SettleVerb::Release { delay: seconds(30) }, &released);
+    let mut pushed = Driver::new(QueuePolicy { time_to_live: short, ..push() });
+    pushed.publish(1);
+    let two_days = at(2 * 24 * 3600);
+    for driver in [&mut pulled, &mut pushed] {
+        driver.now = two_days;
+        driver.expiry_from = two_days + seconds(600);
+        driver.restart();
+    }
+    pulled.advance_to(two_days + seconds(599));
+    assert_eq!(pulled.totals().expired, 0);
+    assert_eq!(offsets(&pulled.receive(2)), [0, 1], "released and never delivered ones alike");
+    pulled.advance_to(two_days + seconds(600));
+    assert_eq!(pulled.totals().expired, 1, "the one that nobody fetched");
+
+    let (offset, _, id) = pushed.attempts()[0];
+    pushed.outcome(offset, id, failed(500));
+    pushed.advance_to(two_days + seconds(9));
+    assert_eq!(pushed.attempts(), [], "its age does not hurry a retry");
+    pushed.advance_to(two_days + seconds(10));
+    assert_eq!(pushed.attempts().len(), 1);
 }
 
 #[test]
