@@ -4,6 +4,8 @@
 //! strace makes one system call on one file fail. The process must then end with status 74, answer nobody with
 //! success any more, and have everything that it answered for when it is started again.
 
+#[path = "faults/clock.rs"]
+mod clock;
 #[path = "faults/disk_full.rs"]
 mod disk_full;
 mod support;
