@@ -7,6 +7,7 @@
 mod body;
 mod respond;
 mod server;
+mod watch;
 
 pub use body::{Body, Request};
 pub use respond::{Response, empty, error, json, text};

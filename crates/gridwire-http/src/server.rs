@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::routing::BoxFuture;
 use gridwire_outside::{Clock, Listener, Stream};
-use http::Version;
-use http::header::EXPECT;
+use http::header::{CONNECTION, EXPECT, HOST, TRANSFER_ENCODING};
+use http::{HeaderValue, Version};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::body::Unread;
+use crate::watch::{Patience, Watch, Watched};
 use crate::{Request, Response};
 
 pub use tokio_rustls::TlsAcceptor;
@@ -41,6 +43,8 @@ pub struct ServerOptions {
     pub connections_max: usize,
     /// Time for a TLS handshake and for the headers of a request.
     pub headers_timeout: Duration,
+    /// Time between two requests of a connection.
+    pub idle_timeout: Duration,
     /// How long a drain waits for requests in flight.
     pub drain_timeout: Duration,
 }
@@ -50,6 +54,7 @@ impl Default for ServerOptions {
         Self {
             connections_max: 10_000,
             headers_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
             drain_timeout: Duration::from_secs(10),
         }
     }
@@ -110,7 +115,7 @@ impl Server {
                 peer: Peer { address, tls: tls.is_some() },
                 service: Arc::clone(&service),
                 clock: Arc::clone(&clock),
-                headers_timeout: options.headers_timeout,
+                patience: Patience { headers: options.headers_timeout, idle: options.idle_timeout },
                 stop: stop.clone(),
             };
             let tls = tls.clone();
@@ -134,7 +139,7 @@ struct Connection {
     peer: Peer,
     service: Arc<dyn Service>,
     clock: Arc<dyn Clock>,
-    headers_timeout: Duration,
+    patience: Patience,
     stop: CancellationToken,
 }
 
@@ -143,7 +148,7 @@ impl Connection {
         let Some(tls) = tls else { return self.speak(stream).await };
         let shaken = tokio::select! {
             shaken = tls.accept(stream) => shaken,
-            () = self.clock.sleep(self.headers_timeout) => return,
+            () = self.clock.sleep(self.patience.headers) => return,
         };
         match shaken {
             Ok(stream) => self.speak(stream).await,
@@ -152,11 +157,14 @@ impl Connection {
     }
 
     async fn speak<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(self, stream: S) {
+        let watch = Watch::new(Arc::clone(&self.clock), self.patience);
+        let stream = Watched::new(stream, Arc::clone(&watch));
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.headers_timeout)
+            // The watch does that. The library's own also runs between requests, and not before the first byte.
+            .header_read_timeout(None)
             .max_buf_size(HEADER_BYTES_MAX)
             .max_headers(HEADERS_MAX);
         builder
@@ -165,11 +173,17 @@ impl Connection {
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).expect("32 KiB fit in a u32"))
             .keep_alive_interval(Duration::from_secs(75));
+        let patient = Arc::clone(&watch);
         let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let service = Arc::clone(&self.service);
             let clock = Arc::clone(&self.clock);
             let peer = self.peer;
+            let answering = watch.answering();
             async move {
+                let _answering = answering;
+                if let Some(refusal) = refusal(&request) {
+                    return Ok(refusal);
+                }
                 // Who asks before sending, or has a stream to reset, needs no reading past.
                 let asks = request.headers().contains_key(EXPECT) || request.version() == Version::HTTP_2;
                 let (head, incoming) = request.into_parts();
@@ -188,6 +202,7 @@ impl Connection {
         tokio::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
+            () = patient.patience_ends() => return,
             () = self.stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
@@ -199,9 +214,33 @@ impl Connection {
     }
 }
 
+/// Refuses what the HTTP library takes and two readers might take differently, and what it only bounds for one of
+/// the protocol's versions (`reliability` section 3.1). The connection ends with the answer.
+fn refusal<B>(request: &http::Request<B>) -> Option<Response> {
+    let headers = request.headers();
+    let refuse = |code, message: &str| {
+        let mut response = crate::error(&ApiError::new(code, message));
+        if request.version() != Version::HTTP_2 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Some(response)
+    };
+    if headers.len() > HEADERS_MAX {
+        return refuse(ErrorCode::HeadersTooLarge, "The request has more than 100 headers.");
+    }
+    if request.version() == Version::HTTP_11 && headers.get_all(HOST).iter().count() != 1 {
+        return refuse(ErrorCode::InvalidRequest, "The request must have one Host header.");
+    }
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if !encodings.next().is_none_or(chunked) || encodings.next().is_some() {
+        return refuse(ErrorCode::InvalidRequest, "The only transfer encoding is `chunked`, once.");
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
-    use gridwire_core::api_error::{ApiError, ErrorCode};
     use gridwire_outside::Net;
     use gridwire_outside::system::{SystemClock, SystemNet};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -198,7 +198,7 @@ fn read_answer(stream: &mut impl BufRead, method: &str) -> io::Result<(Answer, b
     }
     let mut answer = Answer { status, headers, body: Vec::new() };
     let closes = answer.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
-    if method == "HEAD" || status == 204 || status == 304 {
+    if method == "HEAD" || status < 200 || status == 204 || status == 304 {
         return Ok((answer, !closes));
     }
     if answer.header("transfer-encoding").is_some() {
@@ -224,6 +224,31 @@ fn read_answer(stream: &mut impl BufRead, method: &str) -> io::Result<(Answer, b
         None => {
             stream.read_to_end(&mut answer.body)?;
             Ok((answer, false))
+        }
+    }
+}
+
+/// Reads answers until the server closes, or until none has begun for as long as `wait` says, which is told how
+/// many there were. Gives their statuses, and whether the server has closed.
+pub(crate) fn read_statuses(stream: &TcpStream, wait: impl Fn(usize) -> Duration) -> (Vec<u64>, bool) {
+    let mut reader = BufReader::new(stream);
+    let mut statuses = Vec::new();
+    loop {
+        let limit = wait(statuses.len()).max(Duration::from_millis(1));
+        if stream.set_read_timeout(Some(limit)).is_err() {
+            return (statuses, true);
+        }
+        match reader.fill_buf() {
+            Ok([]) => return (statuses, true),
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                return (statuses, false);
+            }
+            Err(_) => return (statuses, true), // Reset.
+        }
+        match read_answer(&mut reader, "POST") {
+            Ok((answer, _)) => statuses.push(u64::from(answer.status)),
+            Err(_) => return (statuses, true),
         }
     }
 }
