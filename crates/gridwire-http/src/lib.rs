@@ -9,6 +9,6 @@ mod respond;
 mod server;
 mod watch;
 
-pub use body::{Body, Request};
+pub use body::{Body, BodyBudget, Request};
 pub use respond::{Response, empty, error, json, text};
 pub use server::{Peer, Server, ServerOptions, Service, TlsAcceptor};

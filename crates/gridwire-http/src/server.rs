@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::body::Unread;
+use crate::body::{BodyBudget, Unread};
 use crate::watch::{Patience, Watch, Watched};
 use crate::{Request, Response};
 
@@ -45,6 +45,8 @@ pub struct ServerOptions {
     pub headers_timeout: Duration,
     /// Time between two requests of a connection.
     pub idle_timeout: Duration,
+    /// Shared by all listeners that have clones of these options.
+    pub bodies: BodyBudget,
     /// How long a drain waits for requests in flight.
     pub drain_timeout: Duration,
 }
@@ -55,6 +57,7 @@ impl Default for ServerOptions {
             connections_max: 10_000,
             headers_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
+            bodies: BodyBudget::new(BODIES_BYTES_MAX),
             drain_timeout: Duration::from_secs(10),
         }
     }
@@ -63,6 +66,9 @@ impl Default for ServerOptions {
 /// Bytes of a request's header block; more is answered 431.
 const HEADER_BYTES_MAX: usize = 32 << 10;
 const HEADERS_MAX: usize = 100;
+/// Bodies of all requests under way. Each costs about as much again while it is taken apart, and the log's queue
+/// has its own bound: together they stay well below half of a small machine's memory.
+const BODIES_BYTES_MAX: u32 = 64 << 20;
 /// Concurrent HTTP/2 streams of one connection.
 const STREAMS_MAX: u32 = 100;
 /// How much, and how long, is read of a request that was answered before its end. Clients write first and read
@@ -116,6 +122,7 @@ impl Server {
                 service: Arc::clone(&service),
                 clock: Arc::clone(&clock),
                 patience: Patience { headers: options.headers_timeout, idle: options.idle_timeout },
+                bodies: options.bodies.clone(),
                 stop: stop.clone(),
             };
             let tls = tls.clone();
@@ -140,6 +147,7 @@ struct Connection {
     service: Arc<dyn Service>,
     clock: Arc<dyn Clock>,
     patience: Patience,
+    bodies: BodyBudget,
     stop: CancellationToken,
 }
 
@@ -177,6 +185,7 @@ impl Connection {
         let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let service = Arc::clone(&self.service);
             let clock = Arc::clone(&self.clock);
+            let bodies = self.bodies.clone();
             let peer = self.peer;
             let answering = watch.answering();
             async move {
@@ -187,7 +196,7 @@ impl Connection {
                 // Who asks before sending, or has a stream to reset, needs no reading past.
                 let asks = request.headers().contains_key(EXPECT) || request.version() == Version::HTTP_2;
                 let (head, incoming) = request.into_parts();
-                let (body, unread) = Unread::watch(incoming, Arc::clone(&clock));
+                let (body, unread) = Unread::watch(incoming, bodies, Arc::clone(&clock));
                 let response = service.handle(Request::from_parts(head, body), peer).await;
                 if !asks && unread.is_there() {
                     tokio::select! {

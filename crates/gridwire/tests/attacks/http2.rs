@@ -184,10 +184,12 @@ fn status(block: &[u8]) -> Option<String> {
         return Some(String::from_utf8_lossy(text.get(..usize::from(length))?).into_owned());
     }
     // In the code of header compression 0, 1 and 2 have five bits, the other digits six.
-    let mut bits = String::new();
-    for byte in text.get(..usize::from(length & 0x7f))? {
-        bits += &format!("{byte:08b}");
-    }
+    let packed = text.get(..usize::from(length & 0x7f))?;
+    let bits: String = packed
+        .iter()
+        .flat_map(|byte| (0..8).map(move |at| byte << at & 0x80))
+        .map(|bit| if bit == 0 { '0' } else { '1' })
+        .collect();
     let (mut rest, mut digits) = (bits.as_str(), String::new());
     while digits.len() < 3 {
         let five = u8::from_str_radix(rest.get(..5)?, 2).ok()?;

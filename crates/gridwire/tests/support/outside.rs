@@ -9,10 +9,12 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::server::{Launch, show};
+use super::time::pause;
 
 /// Says why a test is left out; where everything should be there, that is a failure.
 #[track_caller]
@@ -75,6 +77,77 @@ impl Injection {
         // Process, time, call.
         line.split_whitespace().nth(1)?.parse().ok()
     }
+}
+
+/// What to put in front of a server so that each flush of a file takes this much longer: a slow disk.
+pub(crate) fn slow_flushes(file: &Path, longer: Duration) -> Vec<OsString> {
+    let flags = ["strace", "-D", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fdatasync", "-P"];
+    let mut before: Vec<OsString> = flags.map(Into::into).into();
+    before.push(file.into());
+    before.extend(["-e".into(), format!("inject=fdatasync:delay_exit={}", longer.as_micros()).into()]);
+    before
+}
+
+/// A control group with little memory: whoever takes more is killed.
+#[derive(Debug)]
+pub(crate) struct SmallMemory(PathBuf);
+
+impl SmallMemory {
+    pub(crate) fn new(bytes: u64) -> Result<Self, String> {
+        let name = format!("gridwire-test-{}", std::process::id());
+        let mut reason = String::new();
+        // The second version of control groups, then the first.
+        for (root, limit) in
+            [("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")]
+        {
+            let group = Path::new(root).join(&name);
+            if let Err(error) = fs::create_dir(&group) {
+                reason = error.to_string();
+                continue;
+            }
+            let made = Self(group);
+            match fs::write(made.0.join(limit), bytes.to_string()) {
+                Ok(()) => return Ok(made),
+                Err(error) => reason = error.to_string(),
+            }
+        }
+        Err(format!("a memory control group needs root ({reason})"))
+    }
+
+    /// What to put in front of a server.
+    pub(crate) fn before(&self) -> Vec<OsString> {
+        let script = r#"echo $$ > "$1/cgroup.procs" && shift && exec "$@""#;
+        vec!["sh".into(), "-c".into(), script.into(), "sh".into(), self.0.clone().into_os_string()]
+    }
+}
+
+impl Drop for SmallMemory {
+    fn drop(&mut self) {
+        // The last of its processes may still be on its way out.
+        for _ in 0..100 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            pause(Duration::from_millis(20));
+        }
+    }
+}
+
+/// The most memory that a process has had, in bytes.
+pub(crate) fn peak_memory(pid: u32) -> u64 {
+    memory(pid, "VmHWM:")
+}
+
+/// The memory that a process has, in bytes.
+pub(crate) fn resident_memory(pid: u32) -> u64 {
+    memory(pid, "VmRSS:")
+}
+
+fn memory(pid: u32, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the kernel tells");
+    let kibibytes: u64 = line.trim().trim_end_matches(" kB").trim().parse().expect("a number");
+    kibibytes * 1024
 }
 
 /// A file system in memory, in a mount namespace that ends with this value.
