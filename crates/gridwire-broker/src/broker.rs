@@ -35,6 +35,8 @@ pub struct BrokerOptions {
     pub push: PushOptions,
     /// `{topic}.{base_domain}` names a topic; without it only `{topic}.localhost` does.
     pub base_domain: Option<String>,
+    /// Off: dead letters are written by the task that waits for them, so that a simulation stays in one thread.
+    pub threads: bool,
 }
 
 /// What the broker is made of.
@@ -96,7 +98,7 @@ impl Broker {
             clock,
             rng,
             dispatcher,
-            dead_letters: DeadLetters::new(disk, data_dir.join("deadletter")),
+            dead_letters: DeadLetters::new(disk, data_dir.join("deadletter"), options.threads),
             deliveries: Deliveries::default(),
             metrics: Metrics::default(),
             fatal: CancellationToken::new(),

@@ -30,6 +30,8 @@ const PATH_BYTES_MAX: usize = 1024;
 pub(crate) struct DeadLetters {
     turns: Arc<Semaphore>,
     files: Arc<Files>,
+    /// Off: whoever asks does the writing, so that a simulation stays in one thread.
+    threads: bool,
 }
 
 #[derive(Debug)]
@@ -45,10 +47,10 @@ struct Files {
 
 impl DeadLetters {
     /// `dir` is made when the first dead letter is written.
-    pub(crate) fn new(disk: Arc<dyn Disk>, dir: PathBuf) -> Self {
+    pub(crate) fn new(disk: Arc<dyn Disk>, dir: PathBuf, threads: bool) -> Self {
         let free = Mutex::new((0..WRITES_MAX).collect());
         let files = Files { disk, dir, free, durable: Mutex::default() };
-        Self { turns: Arc::new(Semaphore::new(WRITES_MAX)), files: Arc::new(files) }
+        Self { turns: Arc::new(Semaphore::new(WRITES_MAX)), files: Arc::new(files), threads }
     }
 
     /// Writes `content` to `{account}/{container}/{path}`; done when it is durable. `path` has `/` between
@@ -68,6 +70,9 @@ impl DeadLetters {
         let path = relative_path(destination, path)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not a path for a dead letter"))?;
         let turn = Arc::clone(&self.turns).acquire_owned().await.expect("it is never closed");
+        if !self.threads {
+            return self.files.write(&path, &content);
+        }
         let files = Arc::clone(&self.files);
         let written = tokio::task::spawn_blocking(move || {
             let _turn = turn; // Held by the write itself, which goes on when nobody waits for it.

@@ -15,8 +15,8 @@ mod explain;
 mod key;
 mod match_set;
 mod matcher;
-#[cfg(test)]
-mod oracle;
+#[cfg(any(test, feature = "oracle"))]
+pub mod oracle;
 mod spec;
 mod text;
 mod values;

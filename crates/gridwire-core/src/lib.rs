@@ -16,6 +16,7 @@ pub mod ids;
 pub mod limits;
 pub mod lock_token;
 mod percent;
+pub mod planted;
 pub mod publish;
 pub mod render;
 pub mod retry;

@@ -101,6 +101,10 @@ pub struct EmbeddedOptions {
     pub state_file_bytes: u64,
     /// Space set aside so that settling goes on when the disk is full; 0 for none.
     pub ballast_bytes: u64,
+    /// A snapshot of the state is wanted after so many bytes of decisions, or so long after the last one.
+    /// Smaller: less to replay at a start; larger: less to write.
+    pub snapshot_bytes: u64,
+    pub snapshot_every: Duration,
     /// Off: whoever calls does the work, one at a time, so that a simulation stays in one thread. There is
     /// then no grouping, no idle mark and no filling of spares.
     pub threads: bool,
@@ -121,6 +125,8 @@ impl Default for EmbeddedOptions {
             settle_durability: state.settle_durability,
             state_file_bytes: state.file_bytes,
             ballast_bytes: state.ballast_bytes,
+            snapshot_bytes: state.snapshot_bytes,
+            snapshot_every: state.snapshot_every,
             threads: true,
             #[cfg(test)]
             plant_missing_flush: false,
@@ -245,8 +251,9 @@ impl EmbeddedLog {
             settle_durability: options.settle_durability,
             file_bytes: options.state_file_bytes,
             ballast_bytes: options.ballast_bytes,
+            snapshot_bytes: options.snapshot_bytes,
+            snapshot_every: options.snapshot_every,
             threads: options.threads,
-            ..StateOptions::default()
         };
         let state = StateLog::open(disk.clone(), clock.clone(), &dir.join("state"), store, state_options)?;
         let shared = Arc::new(Shared::new((disk, clock), log_dir, store, options, found));

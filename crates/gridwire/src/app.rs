@@ -353,6 +353,7 @@ fn broker_options(settings: &Settings, own: [SocketAddr; 3]) -> BrokerOptions {
             ..PushOptions::default()
         },
         base_domain: settings.base_domain.clone(),
+        threads: true,
     }
 }
 

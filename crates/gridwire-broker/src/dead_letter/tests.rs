@@ -20,7 +20,7 @@ fn destination(account: &str, container: &str) -> DeadLetterDestination {
 }
 
 fn on(disk: &MemoryDisk) -> DeadLetters {
-    DeadLetters::new(Arc::new(disk.clone()), "/data/deadletter".into())
+    DeadLetters::new(Arc::new(disk.clone()), "/data/deadletter".into(), true)
 }
 
 async fn write(letters: &DeadLetters, path: &str, content: &str) -> io::Result<()> {
@@ -96,7 +96,7 @@ async fn writing_again_changes_nothing_but_the_content() {
 #[tokio::test]
 async fn writes_at_the_same_time_do_not_mix() {
     let directory = tempfile::tempdir().expect("a directory");
-    let letters = Arc::new(DeadLetters::new(Arc::new(SystemDisk), directory.path().join("deadletter")));
+    let letters = Arc::new(DeadLetters::new(Arc::new(SystemDisk), directory.path().join("deadletter"), true));
     let mut writes = tokio::task::JoinSet::new();
     for number in 0..40 {
         let letters = Arc::clone(&letters);
