@@ -135,9 +135,9 @@ impl Place<'_> {
             let path = self.dir.join(name);
             self.disk.remove(&path).map_err(OpenError::io("remove", &path))?;
         }
-        if !leftovers.is_empty() {
-            self.disk.sync_dir(self.dir).map_err(OpenError::io("sync", self.dir))?;
-        }
+        // Also when nothing was left over: a process that died right after it named a segment did not make the
+        // name durable, and what we append to that segment must not go with its name.
+        self.disk.sync_dir(self.dir).map_err(OpenError::io("sync", self.dir))?;
         Ok((numbers, spares))
     }
 

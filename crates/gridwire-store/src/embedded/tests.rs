@@ -304,6 +304,26 @@ fn a_torn_tail_is_cut_and_written_over() {
 }
 
 #[test]
+fn a_segment_that_is_found_at_a_start_keeps_its_name() {
+    for seed in 0..20 {
+        let disk = MemoryDisk::new();
+        let log = open(&disk);
+        fill_to(&log, 1, 10);
+        // The next segment has its name, and nobody knows whether for good.
+        disk.fail_nth(Call::SyncDir, 1, std::io::ErrorKind::Other, false);
+        let refused = (1..100).find_map(|count| append(&log, &count.to_string(), 6_000).err());
+        assert_eq!(refused, Some(AppendError::Failed));
+        disk.kill();
+        let log = open(&disk);
+        fill_to(&log, 30, 10);
+        disk.crash(seed);
+        let log = open(&disk);
+        assert_eq!(log.end(TOPIC), Offset(30), "seed {seed}");
+        check_filled(&log);
+    }
+}
+
+#[test]
 fn a_damaged_middle_is_refused_with_its_place_and_topics() {
     let disk = MemoryDisk::new();
     let log = open(&disk);
