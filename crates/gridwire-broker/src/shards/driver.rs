@@ -4,7 +4,7 @@
 //! writes few, large groups. **No answer and no attempt leaves before the decisions made with it are
 //! recorded.** When recording fails the log has failed, and the process ends with it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -117,7 +117,8 @@ pub(super) struct Driver {
     /// Reads and dead letters under way.
     work: JoinSet<Done>,
     routes: HashMap<SubscriptionNumber, Arc<SubscriptionRoute>>,
-    waiters: HashMap<ReplyId, Waiter>,
+    /// In order of arrival, in which they are also let go.
+    waiters: BTreeMap<ReplyId, Waiter>,
     /// Told once the group is recorded.
     acknowledgements: Vec<oneshot::Sender<()>>,
     /// Given their entries once the group is recorded.
@@ -148,7 +149,7 @@ impl Driver {
             finished_sender: Some(finished_sender),
             work: JoinSet::new(),
             routes: HashMap::new(),
-            waiters: HashMap::new(),
+            waiters: BTreeMap::new(),
             acknowledgements: Vec::new(),
             snapshots: Vec::new(),
             out: Output::default(),
