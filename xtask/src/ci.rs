@@ -1,9 +1,10 @@
 //! `cargo xtask ci`: every check, the quick ones first.
 
 use crate::run::{cargo, heading, must, say};
+use crate::sim::SimArgs;
 use crate::test::TestArgs;
 use crate::workspace::Workspace;
-use crate::{test, tidy};
+use crate::{sim, test, tidy};
 
 /// A snapshot of the advisory database beside the repository, for machines that may not fetch one.
 const ADVISORIES: &str = "../shared/advisory-db";
@@ -30,5 +31,9 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     heading("The README's first command");
     // As written there but for the profile: what it shows is the same, and the tests need this build anyway.
     must(cargo(root).args(["run", "--locked", "--", "demo", "--once"]))?;
-    test::run(workspace, &TestArgs::default())
+    test::run(workspace, &TestArgs::default())?;
+    heading("Simulation");
+    sim::run(workspace, &SimArgs::new(&["--seeds", "300"]))?;
+    heading("Planted bugs");
+    sim::run(workspace, &SimArgs::new(&["--planted"]))
 }

@@ -1,8 +1,9 @@
-//! What the project does to itself: `cargo xtask test`, `cargo xtask ci`, `cargo xtask tidy`.
+//! What the project does to itself: `cargo xtask test`, `cargo xtask sim`, `cargo xtask ci`, `cargo xtask tidy`.
 
 mod ci;
 mod run;
 mod sdk;
+mod sim;
 mod test;
 mod tidy;
 mod workspace;
@@ -27,6 +28,8 @@ enum Command {
     Test(test::TestArgs),
     /// Build the program and run only the tests with the official SDKs
     Sdk(test::SdkArgs),
+    /// Run seeds of the simulation
+    Sim(sim::SimArgs),
     /// All that continuous integration runs: format, lints, documentation, dependencies, conventions, tests
     Ci,
     /// Check the conventions that no lint sees
@@ -48,6 +51,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Test(args) => test::run(&workspace, args),
         Command::Sdk(args) => test::run_sdk(&workspace, args),
+        Command::Sim(args) => sim::run(&workspace, args),
         Command::Ci => ci::run(&workspace),
         Command::Tidy => tidy::run(&workspace),
     }

@@ -4,7 +4,7 @@ use super::{Finding, Tree};
 use crate::workspace::Package;
 
 /// Which of our crates each one may be built with. Dependencies point one way, and the planes never meet.
-const ALLOWED: [(&str, &[&str]); 8] = [
+const ALLOWED: [(&str, &[&str]); 9] = [
     ("gridwire-core", &[]),
     ("gridwire-outside", &["gridwire-core"]),
     ("gridwire-store", &["gridwire-core", "gridwire-outside"]),
@@ -13,6 +13,17 @@ const ALLOWED: [(&str, &[&str]); 8] = [
     ("gridwire-broker", &["gridwire-core", "gridwire-outside", "gridwire-store", "gridwire-http"]),
     (
         "gridwire",
+        &[
+            "gridwire-core",
+            "gridwire-outside",
+            "gridwire-store",
+            "gridwire-http",
+            "gridwire-control",
+            "gridwire-broker",
+        ],
+    ),
+    (
+        "gridwire-sim",
         &[
             "gridwire-core",
             "gridwire-outside",

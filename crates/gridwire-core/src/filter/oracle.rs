@@ -49,7 +49,7 @@ fn look_up(event: &Event<'_>, key: &str) -> (Option<Value>, bool) {
     if cloud {
         for extension in &event.extensions {
             if extension.name == name {
-                return (Some(serde_json::from_str(&extension.json).unwrap()), true);
+                return (Some(serde_json::from_str(&extension.json).expect("so are extensions")), true);
             }
         }
     }

@@ -1,0 +1,151 @@
+//! What an event must look like where it arrives, written down a second time and apart from the code that
+//! renders it: attributes by name, data as the very bytes that were published.
+
+use std::collections::BTreeMap;
+
+use gridwire_core::event::{Data, DeliverySchema, Event, InputSchema};
+use gridwire_core::routing::TopicKind;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::{Mode, Subscription, Topic};
+
+type Members = BTreeMap<String, Box<RawValue>>;
+
+/// Attributes that a dead letter adds.
+const STORY: [&str; 6] = [
+    "reason",
+    "deliveryattempts",
+    "lastdeliveryoutcome",
+    "lasthttpstatuscode",
+    "publishtime",
+    "lastdeliveryattempttime",
+];
+
+/// In which schema a subscription's events come, and how they are wrapped.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    event_grid: bool,
+    array: bool,
+    pull: bool,
+}
+
+impl Shape {
+    pub(super) fn of(subscription: &Subscription, topic: &Topic, is_letter: bool) -> Self {
+        match subscription.mode {
+            Mode::Pull { .. } => Self { event_grid: false, array: false, pull: !is_letter },
+            Mode::Push { schema } => {
+                let event_grid = topic.kind == TopicKind::Custom && schema == DeliverySchema::EventGrid;
+                Self { event_grid, array: event_grid, pull: false }
+            }
+        }
+    }
+}
+
+/// An event as it came.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) id: String,
+    members: Members,
+}
+
+/// Reads a delivery's body; a bare object is taken too (an answer to receive, a dead letter's inside).
+pub(super) fn read(text: &[u8], shape: Shape) -> Result<Arrived, String> {
+    let members: Members = if shape.array && text.first() == Some(&b'[') {
+        let mut all: Vec<Members> = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+        if all.len() != 1 {
+            return Err(format!("{} events instead of one", all.len()));
+        }
+        all.remove(0)
+    } else {
+        serde_json::from_slice(text).map_err(|error| error.to_string())?
+    };
+    let id = members.get("id").and_then(|id| serde_json::from_str(id.get()).ok());
+    Ok(Arrived { id: id.ok_or("no id")?, members })
+}
+
+/// The event in a dead letter's array: itself, or inside a namespace's wrapper.
+pub(super) fn unwrap_letter(content: &[u8]) -> Option<Vec<u8>> {
+    let [letter]: [Box<RawValue>; 1] = serde_json::from_slice(content).ok()?;
+    let mut members: Members = serde_json::from_str(letter.get()).ok()?;
+    let inner = if members.contains_key("deadLetterProperties") { members.remove("event")? } else { letter };
+    Some(inner.get().as_bytes().to_vec())
+}
+
+impl Arrived {
+    /// What differs from what should have come.
+    pub(super) fn compare(&self, event: &Event<'_>, topic: &Topic, shape: Shape) -> Result<(), String> {
+        let expected = expected(event, topic, shape);
+        for (name, wanted) in &expected {
+            let Some(found) = self.members.get(*name) else { return Err(format!("`{name}` is missing")) };
+            let same = match wanted {
+                Wanted::Any => true,
+                Wanted::Text(text) => {
+                    serde_json::from_str::<Value>(found.get()).is_ok_and(|found| found == *text)
+                }
+                Wanted::Bytes(bytes) => found.get() == *bytes,
+            };
+            if !same {
+                return Err(format!("`{name}` is {}", found.get()));
+            }
+        }
+        let is_story = |name: &str| {
+            let name = name.to_ascii_lowercase();
+            STORY.contains(&name.as_str()) || name == "deadletterreason"
+        };
+        match self.members.keys().find(|name| !expected.contains_key(name.as_str()) && !is_story(name)) {
+            Some(more) => Err(format!("`{more}` was never there")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a member must be.
+enum Wanted<'a> {
+    Text(Value),
+    /// To the byte.
+    Bytes(&'a str),
+    /// Given by the broker.
+    Any,
+}
+
+fn expected<'a>(event: &'a Event<'_>, topic: &Topic, shape: Shape) -> BTreeMap<&'a str, Wanted<'a>> {
+    let text = |text: &str| Wanted::Text(text.into());
+    let mut all = BTreeMap::from([("id", text(&event.id))]);
+    if let Data::Json(json) = &event.data {
+        all.insert("data", Wanted::Bytes(json));
+    }
+    let own = event.schema == InputSchema::CloudEvent;
+    if shape.event_grid {
+        all.insert("topic", text(&topic.resource_id));
+        all.insert("subject", text(event.subject.as_deref().unwrap_or_default()));
+        all.insert("eventType", text(&event.event_type));
+        all.insert("eventTime", event.time.as_deref().map_or(Wanted::Any, text));
+        all.insert("dataVersion", text(event.data_schema.as_deref().unwrap_or_default()));
+        all.insert("metadataVersion", text("1"));
+        return all;
+    }
+    all.insert("specversion", text("1.0"));
+    all.insert("type", text(&event.event_type));
+    all.insert("source", text(if own { &event.source } else { &topic.resource_id }));
+    if let Some(subject) = event.subject.as_deref().filter(|subject| own || !subject.is_empty()) {
+        all.insert("subject", text(subject));
+    }
+    match event.time.as_deref() {
+        Some(time) => drop(all.insert("time", text(time))),
+        // A receiver is shown what the publisher sent, others also when it was published.
+        None if shape.pull => {}
+        None => drop(all.insert("time", Wanted::Any)),
+    }
+    if own {
+        if let Some(content_type) = event.data_content_type.as_deref() {
+            all.insert("datacontenttype", text(content_type));
+        }
+        for extension in &event.extensions {
+            all.insert(&extension.name, Wanted::Bytes(&extension.json));
+        }
+    } else if let Some(version) = event.data_schema.as_deref().filter(|version| !version.is_empty()) {
+        all.insert("dataschema", text(&format!("#{version}")));
+    }
+    all
+}

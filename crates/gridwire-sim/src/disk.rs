@@ -1,0 +1,187 @@
+//! A process's hold on the disk: every call can be its last.
+//!
+//! [`Life`] is a process's life as the rest of the world sees it. It ends by a call of [`Life::end`], or by a
+//! *fuse*: at the n-th call to the disk from now, before it is made. From then on the disk refuses the process,
+//! and whoever stands between the process and the world ([`crate::process`], [`crate::net`]) lets nothing more
+//! out. Calls to the disk and bytes on the network are all that can be seen of a process, so this covers every
+//! moment at which it could die.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use gridwire_outside::{Disk, DiskFile, MemoryDisk, OpenMode};
+
+/// How a process ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// `kill -9`: the page cache stays.
+    Killed,
+    /// What was not synced is lost, torn or kept, as the seed says.
+    PowerCut(u64),
+    /// It went by itself, in order.
+    Stopped,
+    /// It went by itself because it could not keep its promises; what it said.
+    Failed(String),
+}
+
+/// A process's life. Clones are the same life.
+#[derive(Clone)]
+pub(crate) struct Life {
+    state: Arc<Mutex<LifeState>>,
+    disk: MemoryDisk,
+}
+
+#[derive(Debug, Default)]
+struct LifeState {
+    end: Option<End>,
+    calls: u64,
+    fuse: Option<(u64, End)>,
+}
+
+impl fmt::Debug for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Life").finish_non_exhaustive()
+    }
+}
+
+impl Life {
+    pub(crate) fn new(disk: MemoryDisk) -> Self {
+        Self { state: Arc::default(), disk }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, LifeState> {
+        self.state.lock().expect("no panic while a life is held")
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.state().end.is_some()
+    }
+
+    pub(crate) fn how_it_ended(&self) -> Option<End> {
+        self.state().end.clone()
+    }
+
+    /// Ends it at the `calls`-th call to the disk from now.
+    pub(crate) fn set_fuse(&self, calls: u64, end: End) {
+        let mut state = self.state();
+        state.fuse = Some((state.calls + calls, end));
+    }
+
+    pub(crate) fn clear_fuse(&self) {
+        self.state().fuse = None;
+    }
+
+    /// Ends it now, unless it is over.
+    pub(crate) fn end(&self, end: End) {
+        let mut state = self.state();
+        if state.end.is_some() {
+            return;
+        }
+        match end {
+            End::PowerCut(seed) => self.disk.crash(seed),
+            End::Killed | End::Stopped | End::Failed(_) => self.disk.kill(),
+        }
+        state.end = Some(end);
+    }
+
+    /// Lets one call to the disk through, or not.
+    fn step(&self) -> io::Result<()> {
+        let due = {
+            let mut state = self.state();
+            state.calls += 1;
+            let calls = state.calls;
+            state.fuse.take_if(|(at, _)| *at <= calls).map(|(_, end)| end)
+        };
+        if let Some(end) = due {
+            self.end(end);
+        }
+        if self.is_over() { Err(io::Error::other("the process has ended")) } else { Ok(()) }
+    }
+}
+
+/// The disk as one process sees it.
+#[derive(Debug)]
+pub(crate) struct ProcessDisk(pub(crate) Life);
+
+#[derive(Debug)]
+struct ProcessFile {
+    life: Life,
+    file: Arc<dyn DiskFile>,
+}
+
+impl ProcessDisk {
+    fn disk(&self) -> io::Result<&MemoryDisk> {
+        self.0.step()?;
+        Ok(&self.0.disk)
+    }
+}
+
+impl Disk for ProcessDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.disk()?.open(path, mode)?;
+        Ok(Arc::new(ProcessFile { life: self.0.clone(), file }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk()?.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk()?.remove(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk()?.sync_dir(dir)
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.disk()?.create_dir_all(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.disk()?.list(dir)
+    }
+
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        self.disk()?.free_bytes(dir)
+    }
+}
+
+impl ProcessFile {
+    fn file(&self) -> io::Result<&dyn DiskFile> {
+        self.life.step()?;
+        Ok(&*self.file)
+    }
+}
+
+impl DiskFile for ProcessFile {
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        self.file()?.read_at(buffer, at)
+    }
+
+    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.file()?.write_at(bytes, at)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file()?.sync_data()
+    }
+
+    fn allocate(&self, at: u64, len: u64) -> io::Result<()> {
+        self.file()?.allocate(at, len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file()?.len()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file()?.set_len(len)
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        self.file()?.try_lock()
+    }
+}

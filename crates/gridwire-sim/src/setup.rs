@@ -1,0 +1,170 @@
+//! Makes what the plan wants by management calls, and tells the checker.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gridwire_core::event::{DeliverySchema, InputSchema};
+use gridwire_core::filter::FilterSpec;
+use gridwire_core::routing::TopicKind;
+use serde_json::{Value, json};
+
+use crate::checker::{Mode, Subscription, Topic};
+use crate::link;
+use crate::plan::{ModePlan, SubscriptionPlan, TopicPlan};
+use crate::process::MANAGEMENT_TOKEN;
+use crate::world::World;
+
+pub(crate) const SCOPE: &str = "11111111-2222-3333-4444-555555555555";
+pub(crate) const GROUP: &str = "storms";
+pub(crate) const NAMESPACE: &str = "space";
+pub(crate) const ACCOUNT: &str = "letters";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where a topic's publishers and receivers go, and their key.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) path: String,
+    pub(crate) key: String,
+}
+
+/// Makes everything; the answer is each topic's place, in the plan's order.
+pub(crate) async fn setup(world: &Arc<World>) -> Vec<Place> {
+    let plan = world.plan.clone();
+    put(world, &format!("namespaces/{NAMESPACE}"), json!({ "location": "local", "properties": {} })).await;
+    let mut places = Vec::new();
+    for topic in &plan.topics {
+        places.push(make_topic(world, topic).await);
+    }
+    for subscription in &plan.subscriptions {
+        make_subscription(world, subscription).await;
+    }
+    places
+}
+
+async fn make_topic(world: &Arc<World>, topic: &TopicPlan) -> Place {
+    let custom = topic.kind == TopicKind::Custom;
+    let resource = resource_of(topic);
+    let properties = match topic.schema {
+        InputSchema::EventGrid if custom => json!({ "inputSchema": "EventGridSchema" }),
+        _ if custom => json!({ "inputSchema": "CloudEventSchemaV1_0" }),
+        _ => json!({}),
+    };
+    let made = put(world, &resource, json!({ "location": "local", "properties": properties })).await;
+    let id = made["id"].as_str().expect("a resource has an id").to_owned();
+    world.checker().topic(Topic { name: topic.name.to_owned(), kind: topic.kind, resource_id: id });
+    let (keyed, path) = if custom {
+        (resource.clone(), format!("/{SCOPE}/{GROUP}/{resource}"))
+    } else {
+        (format!("namespaces/{NAMESPACE}"), format!("/{SCOPE}/{GROUP}/{resource}"))
+    };
+    let keys = manage(world, "POST", &format!("{keyed}/listKeys"), Value::Null).await;
+    Place { path, key: keys["key1"].as_str().expect("a first key").to_owned() }
+}
+
+fn resource_of(topic: &TopicPlan) -> String {
+    match topic.kind {
+        TopicKind::Custom => format!("topics/{}", topic.name),
+        TopicKind::Namespace => format!("namespaces/{NAMESPACE}/topics/{}", topic.name),
+    }
+}
+
+/// The container of a subscription's dead letters.
+pub(crate) fn container(subscription: &str) -> String {
+    format!("of-{subscription}")
+}
+
+async fn make_subscription(world: &Arc<World>, plan: &SubscriptionPlan) {
+    let topic = &world.plan.topics[plan.topic];
+    let custom = topic.kind == TopicKind::Custom;
+    let account = format!(
+        "/subscriptions/{SCOPE}/resourceGroups/{GROUP}/providers/Microsoft.Storage/storageAccounts/{ACCOUNT}"
+    );
+    let letters = json!({
+        "endpointType": "StorageBlob",
+        "properties": { "resourceId": account, "blobContainerName": container(&plan.name) },
+    });
+    let mut url = String::new();
+    if let ModePlan::Push { host, .. } = plan.mode {
+        let _ = write!(url, "http://h{host}.example/{}", plan.name);
+    }
+    let destination = json!({ "endpointType": "WebHook", "properties": { "endpointUrl": url } });
+    let (filter, body) = if custom {
+        let filter = plan.filter.to_basic();
+        let ModePlan::Push { schema, .. } = plan.mode else { panic!("custom topics push") };
+        let event_grid = schema == DeliverySchema::EventGrid;
+        let mut properties = json!({
+            "destination": destination,
+            "filter": filter,
+            "eventDeliverySchema": if event_grid { "EventGridSchema" } else { "CloudEventSchemaV1_0" },
+            "retryPolicy": {
+                "maxDeliveryAttempts": plan.attempts_max,
+                "eventTimeToLiveInMinutes": plan.time_to_live_minutes,
+            },
+        });
+        if plan.dead_letter {
+            properties["deadLetterDestination"] = letters;
+        }
+        (FilterSpec::from_basic(&filter), properties)
+    } else {
+        let filter = plan.filter.to_namespace();
+        let mut queue = json!({
+            "maxDeliveryCount": plan.attempts_max,
+            "eventTimeToLive": format!("PT{}M", plan.time_to_live_minutes),
+        });
+        if plan.dead_letter {
+            queue["deadLetterDestinationWithResourceIdentity"] =
+                json!({ "identity": { "type": "SystemAssigned" }, "deadLetterDestination": letters });
+        }
+        let configuration = match plan.mode {
+            ModePlan::Pull { lock_seconds, .. } => {
+                queue["receiveLockDurationInSeconds"] = lock_seconds.into();
+                json!({ "deliveryMode": "Queue", "queue": queue })
+            }
+            ModePlan::Push { .. } => {
+                queue["destination"] = destination;
+                json!({ "deliveryMode": "Push", "push": queue })
+            }
+        };
+        let properties = json!({
+            "deliveryConfiguration": configuration,
+            "eventDeliverySchema": "CloudEventSchemaV1_0",
+            "filtersConfiguration": filter,
+        });
+        (FilterSpec::from_namespace(&filter), properties)
+    };
+    let resource = format!("{}/eventSubscriptions/{}", resource_of(topic), plan.name);
+    put(world, &resource, json!({ "properties": body })).await;
+    let haste = world.plan.haste;
+    let mode = match plan.mode {
+        ModePlan::Pull { lock_seconds, .. } => Mode::Pull { lock: Duration::from_secs(lock_seconds) / haste },
+        ModePlan::Push { schema, .. } => Mode::Push { schema },
+    };
+    world.checker().subscription(Subscription {
+        name: plan.name.clone(),
+        topic: topic.name.to_owned(),
+        mode,
+        filter: filter.expect("the simulation's filters are right"),
+        attempts_max: plan.attempts_max,
+        time_to_live: Duration::from_secs(60 * plan.time_to_live_minutes) / haste,
+        dead_letter: plan.dead_letter,
+    });
+}
+
+async fn put(world: &Arc<World>, resource: &str, body: Value) -> Value {
+    manage(world, "PUT", resource, body).await
+}
+
+async fn manage(world: &Arc<World>, method: &str, resource: &str, body: Value) -> Value {
+    let target = format!(
+        "/subscriptions/{SCOPE}/resourceGroups/{GROUP}/providers/Microsoft.EventGrid/{resource}?api-version=2025-02-15"
+    );
+    let authorization = format!("Bearer {MANAGEMENT_TOKEN}");
+    let headers = [("authorization", authorization.as_str()), ("content-type", "application/json")];
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let answer = link::call(world, link::request(method, &target, &headers, body), PATIENCE).await;
+    let answer = answer.unwrap_or_else(|none| panic!("{method} {resource}: {none:?}"));
+    let text = String::from_utf8_lossy(answer.body()).into_owned();
+    assert!(answer.status().is_success(), "{method} {resource}: {} {text}", answer.status());
+    serde_json::from_str(&text).unwrap_or(Value::Null)
+}
