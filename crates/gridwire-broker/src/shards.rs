@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use gridwire_core::ids::{Lsn, ShardId, StateSeq, SubscriptionNumber, TopicNumber};
 use gridwire_core::limits;
+use gridwire_core::planted::planted;
 use gridwire_core::routing::{InstallError, RoutingTable, SubscriptionRoute};
 use gridwire_core::shard::{Decision, QueueStatus, Shard, SubscribeInput};
 use gridwire_core::time::Timestamp;
@@ -80,7 +81,9 @@ impl RecoveredShards {
                         return;
                     };
                     let subscription = decision.subscription();
-                    if included.get(&subscription).is_some_and(|at| seq <= *at) {
+                    if included.get(&subscription).is_some_and(|at| seq <= *at)
+                        && !planted("entry-replayed-twice")
+                    {
                         continue;
                     }
                     if let Some(&shard) = shard_of.get(&subscription) {
@@ -364,7 +367,11 @@ async fn trim(shards: &Shards, log: &dyn Log) -> Result<(), gridwire_store::Appe
     let free = segments
         .iter()
         .take_while(|segment| {
-            segment.topics.iter().all(|span| floors.get(&span.topic).is_none_or(|floor| *floor > span.last.0))
+            segment.topics.iter().all(|span| {
+                floors.get(&span.topic).is_none_or(|floor| {
+                    *floor > if planted("trim-too-early") { span.first.0 } else { span.last.0 }
+                })
+            })
         })
         .last();
     let Some(last) = free else { return Ok(()) };

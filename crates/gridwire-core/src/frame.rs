@@ -18,6 +18,21 @@ pub struct FrameDraft {
     pub body: Vec<u8>,
 }
 
+impl FrameDraft {
+    /// Leaves the first event in this frame and returns one with the rest: the bug that a frame is there to rule
+    /// out.
+    #[doc(hidden)]
+    pub fn split_off_first(&mut self) -> Self {
+        let mut rest = self.body.as_slice();
+        let first = varint::take_bytes(&mut rest).map_or(0, <[u8]>::len);
+        let body = rest.to_vec();
+        debug_assert!(first > 0, "a draft has an event");
+        self.body.truncate(self.body.len() - body.len());
+        let count = std::mem::replace(&mut self.count, 1) - 1;
+        Self { topic: self.topic, count, body }
+    }
+}
+
 /// Collects the events of one publish call that matched somebody.
 #[derive(Debug)]
 pub struct FrameBuilder {

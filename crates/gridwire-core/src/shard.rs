@@ -26,6 +26,7 @@ use crate::filter::MatchSet;
 use crate::frame::FrameView;
 use crate::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
 use crate::lock_token::LockToken;
+use crate::planted::planted;
 use crate::retry::Outcome;
 use crate::routing::QueuePolicy;
 use crate::time::Timestamp;
@@ -293,6 +294,15 @@ impl Shard {
     /// A decision recorded since the snapshot.
     pub fn recover_decision(&mut self, decision: &Decision) {
         let subscription = decision.subscription();
+        let forgotten = match decision {
+            Decision::Leased { .. } => planted("lease-forgotten-by-kill"),
+            Decision::Renewed { .. } => planted("recovery-differs"),
+            Decision::Returned { .. } => planted("retry-lost-at-restart"),
+            _ => false,
+        };
+        if forgotten {
+            return;
+        }
         if matches!(decision, Decision::Gone { .. }) {
             self.recovered.remove(&subscription);
         } else {

@@ -382,6 +382,25 @@ impl Checker {
         }
     }
 
+    /// What the broker says it has settled of a subscription, in whatever way, when nothing is pending: each event
+    /// once. A power cut may take back what was counted, but nothing counts twice.
+    pub fn counted(&mut self, subscription: &str, total: u64, now: Timestamp) {
+        let (mut certain, mut possible) = (0, 0);
+        for (event, owner) in self.items.keys() {
+            let call = &self.calls[self.events[*event].call];
+            if owner != subscription || call.outcome == Some(Outcome::Refused) {
+                continue;
+            }
+            possible += 1;
+            certain += u64::from(call.outcome == Some(Outcome::Accepted) || call.seen);
+        }
+        let power_was_cut = self.crashes.iter().any(|crash| crash.power);
+        if possible < total || (total < certain && !power_was_cut) {
+            let what = format!("`{subscription}` counts {total} settled events of {certain} to {possible}");
+            self.report_other("miscounted", "", now, &what);
+        }
+    }
+
     /// The end: everything that should have come has come, and every dead letter was told.
     pub fn finish(&mut self, now: Timestamp) {
         let missing: Vec<_> = self

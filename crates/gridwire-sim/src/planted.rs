@@ -1,7 +1,24 @@
 //! The bugs that can be planted, each a place in the real code that asks `gridwire_core::planted::planted`.
 
 /// Their names.
-pub const PLANTED: &[&str] = &[];
+pub const PLANTED: &[&str] = &[
+    "answer-before-record",
+    "any-holder-settles",
+    "batch-in-two-frames",
+    "dead-letter-after-record",
+    "entry-replayed-twice",
+    "failure-counts-as-delivered",
+    "filter-off-by-one",
+    "lease-forgotten-by-kill",
+    "lock-never-expires",
+    "missing-flush",
+    "missing-state-flush",
+    "recovery-differs",
+    "retry-lost-at-restart",
+    "retry-with-fresh-id",
+    "settlement-half-recorded",
+    "trim-too-early",
+];
 
 /// Whether this build has them.
 pub const fn can_plant() -> bool {

@@ -152,11 +152,17 @@ async fn serve(world: &Arc<World>, life: &Life) -> End {
     world.note("process: stops");
     drop(calls);
     tasks.close();
-    parts.broker.stop().await;
-    tasks.wait().await;
-    parts.control.drain().await;
-    parts.log.close(Duration::from_secs(5)).await;
-    End::Stopped
+    let drain = async {
+        parts.broker.stop().await;
+        tasks.wait().await;
+        parts.control.drain().await;
+        parts.log.close(Duration::from_secs(5)).await;
+    };
+    tokio::select! {
+        biased;
+        () = parts.log.failed() => End::Failed("the log has failed while it stopped".to_owned()),
+        () = drain => End::Stopped,
+    }
 }
 
 /// Answers a request, unless the client hangs up before.

@@ -230,6 +230,7 @@ async fn drain(world: &Arc<World>) {
         if !over && pending != Some(0) {
             continue;
         }
+        count(world).await;
         let mut checker = world.checker();
         if pending != Some(0) {
             let what = format!("queues still hold {pending:?} events; outstanding: {outstanding:?}");
@@ -240,12 +241,41 @@ async fn drain(world: &Arc<World>) {
     }
 }
 
-/// Events that the broker's queues still hold.
-async fn pending(world: &World) -> Option<u64> {
+/// The broker's metrics page.
+async fn metrics(world: &World) -> Option<String> {
     let door = world.stage().door.clone()?;
     let (reply, answer) = oneshot::channel();
     door.send(Call::Metrics(reply)).await.ok()?;
-    let page = answer.await.ok()?;
-    let lines = page.lines().filter(|line| line.starts_with("gridwire_delivery_pending_events{"));
-    lines.map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    answer.await.ok()
+}
+
+/// Events that the broker's queues still hold.
+async fn pending(world: &World) -> Option<u64> {
+    let page = metrics(world).await?;
+    figures(&page, "pending_events").map(|(_, figure)| figure).reduce(|sum, figure| sum + figure)
+}
+
+/// Each subscription's figure of this name.
+fn figures<'p>(page: &'p str, name: &str) -> impl Iterator<Item = (&'p str, u64)> {
+    let series = format!("gridwire_delivery_{name}{{");
+    page.lines().filter(move |line| line.starts_with(&series)).filter_map(|line| {
+        let (series, figure) = line.rsplit_once(' ')?;
+        let (_, rest) = series.split_once("subscription=\"")?;
+        Some((rest.split_once('"')?.0, figure.parse().ok()?))
+    })
+}
+
+/// Shows the checker what the broker counted.
+async fn count(world: &World) {
+    let Some(page) = metrics(world).await else { return };
+    let settled = ["delivered_total", "dead_lettered_total", "expired_total", "dropped_total"];
+    for subscription in &world.plan.subscriptions {
+        let name = subscription.name.as_str();
+        let of = |kind: &&str| {
+            let kind = format!("events_{kind}");
+            figures(&page, &kind).filter(|(owner, _)| *owner == name).map(|(_, figure)| figure).sum::<u64>()
+        };
+        let total = settled.iter().map(of).sum();
+        world.checker().counted(name, total, world.now());
+    }
 }

@@ -63,8 +63,12 @@ impl Log for SlowLog {
         decisions: Vec<u8>,
         expected: StateSeq,
     ) -> BoxFuture<'_, Result<StateSeq, AppendError>> {
-        self.dirty.store(true, Ordering::Relaxed);
-        Box::pin(self.take(self.log.append_state(shard, decisions, expected)))
+        Box::pin(async move {
+            // It waits in the writer's queue: a crash meanwhile finds nothing on the disk.
+            self.take(std::future::ready(())).await;
+            self.dirty.store(true, Ordering::Relaxed);
+            self.take(self.log.append_state(shard, decisions, expected)).await
+        })
     }
 
     fn flush_state(&self) -> BoxFuture<'_, Result<(), AppendError>> {

@@ -9,6 +9,7 @@ use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::filter::MatchSet;
 use gridwire_core::frame::FrameBuilder;
 use gridwire_core::limits;
+use gridwire_core::planted::planted;
 use gridwire_core::publish::{self, PublishRequest};
 use gridwire_core::routing::{TopicKind, TopicRoute};
 use gridwire_http::{Body, Response};
@@ -93,7 +94,12 @@ async fn accept(
         }
         (frame.finish(), events.len() as u64, unmatched)
     };
-    if let Some(draft) = draft {
+    if let Some(mut draft) = draft {
+        if planted("batch-in-two-frames") && draft.count > 1 {
+            let rest = draft.split_off_first();
+            let first = std::mem::replace(&mut draft, rest);
+            broker.outside().log.append_events(first).await.map_err(refused)?;
+        }
         broker.outside().log.append_events(draft).await.map_err(refused)?;
     }
     broker

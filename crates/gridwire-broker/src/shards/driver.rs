@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use gridwire_core::ids::{Offset, ShardId, StateSeq, SubscriptionNumber};
 use gridwire_core::lock_token::LockToken;
+use gridwire_core::planted::planted;
 use gridwire_core::routing::SubscriptionRoute;
 use gridwire_core::shard::{
     Answer, Effect, Input, LeasedEvent, Output, QueueStatus, ReplyId, SettleVerb, Shard, SubscribeInput,
@@ -172,6 +173,9 @@ impl Driver {
             // Whoever is about to send something does so now: a larger group costs one record all the same.
             tokio::task::yield_now().await;
             self.gather();
+            if planted("answer-before-record") {
+                self.let_out();
+            }
             if self.record().await.is_err() {
                 // Nothing of this group may leave. The log reports its failure, and the process ends.
                 return;

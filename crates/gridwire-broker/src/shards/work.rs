@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gridwire_core::event::{DeliverySchema, Event};
 use gridwire_core::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
+use gridwire_core::planted::planted;
 use gridwire_core::render;
 use gridwire_core::retry::Outcome;
 use gridwire_core::routing::{SubscriptionRoute, TopicKind};
@@ -142,7 +143,11 @@ impl Outside {
             let found = fetched.binary_search_by_key(&attempt.offset, |event| event.offset);
             let event = found.ok().and_then(|place| {
                 let fetched = &fetched[place];
-                Some((Event::decode(&fetched.event)?, fetched.time))
+                let mut event = Event::decode(&fetched.event)?;
+                if planted("retry-with-fresh-id") && attempt.attempt > 1 {
+                    event.id = format!("{}-again", event.id).into();
+                }
+                Some((event, fetched.time))
             });
             let Some((event, published)) = event else {
                 gone.push(attempt);

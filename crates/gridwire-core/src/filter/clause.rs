@@ -8,6 +8,7 @@ use memchr::memmem::Finder;
 use super::spec::Operator;
 use super::text::fold;
 use super::values::{Elements, Scalar, Text, Value};
+use crate::planted::planted;
 
 #[derive(Clone, Debug)]
 pub(super) struct Clause {
@@ -54,6 +55,9 @@ impl Clause {
             Operator::NumberNotIn(values) => (number(N::OneOf(values.as_slice().into())), true, true),
             Operator::NumberLessThan(value) => (number(N::Less(*value)), false, false),
             Operator::NumberGreaterThan(value) => (number(N::Greater(*value)), false, false),
+            Operator::NumberLessThanOrEquals(value) if planted("filter-off-by-one") => {
+                (number(N::Less(*value)), false, false)
+            }
             Operator::NumberLessThanOrEquals(value) => (number(N::AtMost(*value)), false, false),
             Operator::NumberGreaterThanOrEquals(value) => (number(N::AtLeast(*value)), false, false),
             Operator::NumberInRange(ranges) => (number(N::InRange(ranges.as_slice().into())), false, false),

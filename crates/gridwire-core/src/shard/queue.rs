@@ -16,6 +16,7 @@ use super::{Answer, Effect, LeasedEvent, Output, Position, ReplyId, SettleVerb, 
 use crate::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
 use crate::limits;
 use crate::lock_token::LockToken;
+use crate::planted::planted;
 use crate::retry::{Outcome, Tier, Verdict};
 use crate::routing::{DeliveryMode, QueuePolicy};
 use crate::time::Timestamp;
@@ -311,7 +312,8 @@ impl Queue {
     /// The current lease that `token` belongs to.
     fn holder(&self, token: &LockToken, now: Timestamp) -> Result<Held, TokenError> {
         let lease = self.state.leases.get(&token.offset.0).ok_or(TokenError::Lost)?;
-        let current = lease.nonce == token.nonce && lease.held.attempts == token.delivery;
+        let current = lease.nonce == token.nonce && lease.held.attempts == token.delivery
+            || planted("any-holder-settles");
         if current && now < lease.deadline { Ok(lease.held) } else { Err(TokenError::Lost) }
     }
 
@@ -338,6 +340,9 @@ impl Queue {
             DeliveryMode::Pull { .. } => Verdict::RetryAfter(Duration::ZERO),
         };
         match verdict {
+            Verdict::RetryAfter(_) if planted("failure-counts-as-delivered") && held.attempts > 2 => {
+                self.settled_one(Settlement::Delivered, offset, tail, out);
+            }
             Verdict::Delivered => self.settled_one(Settlement::Delivered, offset, tail, out),
             Verdict::Undeliverable => {
                 self.give_up(held, DeadLetterReason::Undeliverable, status, tail, now, out);
@@ -445,8 +450,9 @@ impl Queue {
     /// When the queue must be looked at again if nothing else happens.
     pub(super) fn next_due(&self) -> Timestamp {
         let oldest_again = self.again.first().and_then(|offset| self.state.trouble.get(offset));
+        let deadline = self.state.deadlines.first().filter(|_| !planted("lock-never-expires"));
         [
-            self.state.deadlines.first().map(|&(deadline, _)| deadline),
+            deadline.map(|&(deadline, _)| deadline),
             self.state.due.first().map(|&(due, _)| due),
             self.receiver_deadlines.first().map(|&(deadline, _)| deadline),
             oldest_again.map(|trouble| self.end_of(&trouble.held)),
@@ -464,7 +470,7 @@ impl Queue {
 
     fn expire_locks(&mut self, tail: u64, now: Timestamp, out: &mut Output) {
         while let Some(&(deadline, offset)) = self.state.deadlines.first() {
-            if deadline > now {
+            if deadline > now || planted("lock-never-expires") {
                 break;
             }
             let held = self.state.leases[&offset].held;
@@ -687,7 +693,12 @@ impl Queue {
     ) {
         self.again.remove(&held.offset.0);
         let subscription = self.number;
-        if self.policy.dead_letter {
+        if self.policy.dead_letter && planted("dead-letter-after-record") {
+            let (how, offset, attempts) = (Settlement::DeadLettered, held.offset, held.attempts);
+            let (floor, topic) = (Offset(floor), self.topic);
+            self.record(Decision::Settled { subscription, how, floor, offsets: vec![offset] }, out);
+            out.effects.push(Effect::DeadLetter { subscription, topic, offset, attempts, reason, status });
+        } else if self.policy.dead_letter {
             self.record(Decision::Condemned { subscription, held, since: now, reason, status }, out);
             self.letters.insert((now, held.offset.0), 0);
         } else {
