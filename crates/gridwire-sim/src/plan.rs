@@ -133,10 +133,10 @@ impl Plan {
         Self {
             seed,
             shards: make.index(1, 3),
-            segment_bytes: make.number(2, 8) << 16,
+            segment_bytes: make.number(2, 5) << 16,
             block_bytes: make.number(1, 4) << 13,
             cache_bytes: make.index(1, 32) << 13,
-            state_file_bytes: make.number(2, 6) << 16,
+            state_file_bytes: make.number(2, 10) << 13,
             snapshot_bytes: make.number(2, 64) << 10,
             settlements_are_flushed: make.chance(250),
             haste: u32::try_from(make.number(5, 30)).unwrap_or(5),
@@ -168,7 +168,7 @@ impl Maker {
     fn publisher(&self, number: u64) -> PublisherPlan {
         // Each topic has one at least.
         let topic = usize::try_from(number % 4).unwrap_or(0);
-        PublisherPlan { topic, pause: self.number(200, 900), batch_max: self.number(1, 12) }
+        PublisherPlan { topic, pause: self.number(100, 500), batch_max: self.number(1, 12) }
     }
 
     fn subscriptions(&self) -> Vec<SubscriptionPlan> {

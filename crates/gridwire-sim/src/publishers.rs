@@ -31,7 +31,7 @@ impl Publisher {
         while self.world.clock.monotonic() < STORM {
             self.world.pause(Duration::from_millis(self.world.between(1, self.plan.pause))).await;
             let large = self.world.chance(20);
-            let count = if large { 60 } else { self.world.between(1, self.plan.batch_max) };
+            let count = if large { 40 } else { self.world.between(1, self.plan.batch_max) };
             let events: Vec<Event<'static>> = (0..count).map(|index| self.event(sent + index)).collect();
             sent += count;
             self.publish(events).await;

@@ -79,8 +79,14 @@ impl fmt::Display for Sum {
         writeln!(
             f,
             "{seeds} seeds: {} events accepted, {} with unknown outcome; {} deliveries, {} of them repeated after a \
-             fault; {} dead letters",
-            counts.accepted, counts.unknown, counts.deliveries, counts.repeated, counts.dead_letters
+             fault; {} dead letters; {} snapshots, {} segments trimmed",
+            counts.accepted,
+            counts.unknown,
+            counts.deliveries,
+            counts.repeated,
+            counts.dead_letters,
+            tally.snapshots,
+            tally.segments_trimmed
         )?;
         writeln!(
             f,

@@ -117,7 +117,9 @@ impl Log for SlowLog {
         Box::pin(async move {
             // Writing it takes its time, and decisions go on meanwhile.
             self.world.pause(Duration::from_millis(self.world.rng.below(50))).await;
-            self.log.snapshot(parts).await
+            let done = self.log.snapshot(parts).await;
+            self.world.tally().snapshots += u64::from(done.is_ok());
+            done
         })
     }
 
@@ -130,7 +132,12 @@ impl Log for SlowLog {
     }
 
     fn trim(&self, below: Lsn) -> BoxFuture<'_, Result<(), AppendError>> {
-        Box::pin(self.take(self.log.trim(below)))
+        Box::pin(async move {
+            let before = self.log.segments().len();
+            let done = self.take(self.log.trim(below)).await;
+            self.world.tally().segments_trimmed += before.saturating_sub(self.log.segments().len()) as u64;
+            done
+        })
     }
 
     fn health(&self) -> LogHealth {

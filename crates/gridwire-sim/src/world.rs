@@ -89,6 +89,8 @@ pub struct Tally {
     pub disk_errors: u64,
     pub disk_full: u64,
     pub network: u64,
+    pub snapshots: u64,
+    pub segments_trimmed: u64,
     /// Attempts that webhooks did not simply accept.
     pub webhook_failures: u64,
     /// Requests that got no answer or a 5xx.
@@ -104,6 +106,8 @@ impl Tally {
         self.disk_errors += other.disk_errors;
         self.disk_full += other.disk_full;
         self.network += other.network;
+        self.snapshots += other.snapshots;
+        self.segments_trimmed += other.segments_trimmed;
         self.webhook_failures += other.webhook_failures;
         self.unanswered += other.unanswered;
     }
