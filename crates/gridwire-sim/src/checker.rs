@@ -14,7 +14,7 @@ mod forms;
 mod pull;
 mod push;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -131,11 +131,16 @@ pub struct Checker {
     /// By (event, subscription); only where the subscription wants the event.
     items: BTreeMap<(usize, String), Item>,
     crashes: Vec<Crash>,
+    down_since: Option<Timestamp>,
     /// While the disk was full, decisions waited.
     full: Vec<(Timestamp, Timestamp)>,
     tokens: BTreeMap<String, pull::Token>,
     pushes: Vec<push::Delivery>,
     unknown_receives: BTreeMap<String, u32>,
+    /// Subscriptions that are being made, that are being removed or gone, and that are gone.
+    coming: BTreeSet<String>,
+    leaving: BTreeSet<String>,
+    gone: BTreeSet<String>,
     /// Whether settlements are flushed before they are answered: then no power cut takes one back.
     pub settlements_are_flushed: bool,
     violations: Vec<Violation>,
@@ -153,6 +158,7 @@ struct Call {
 
 #[derive(Debug)]
 struct Published {
+    topic: String,
     call: usize,
     event: Event<'static>,
 }
@@ -160,6 +166,8 @@ struct Published {
 /// What is known of one event in one subscription.
 #[derive(Debug, Default)]
 struct Item {
+    /// The subscription was not surely there when the publish began.
+    optional: bool,
     /// Deliveries seen.
     seen: u32,
     /// The highest delivery count that was told, and when.
@@ -182,6 +190,8 @@ struct Item {
 struct Crash {
     when: Timestamp,
     power: bool,
+    /// Since when nobody has served: what was not durable then is not yet.
+    down_since: Timestamp,
 }
 
 impl Checker {
@@ -194,6 +204,37 @@ impl Checker {
         self.subscriptions.insert(subscription.name.clone(), subscription);
     }
 
+    /// A subscription begins to be made: from now on it may be there.
+    pub fn subscribing(&mut self, subscription: Subscription) {
+        for (index, published) in self.events.iter().enumerate() {
+            let perhaps = matches!(self.calls[published.call].outcome, None | Some(Outcome::Unknown));
+            if published.topic == subscription.topic
+                && perhaps
+                && oracle::matches(&subscription.filter, &published.event)
+            {
+                let item = Item { optional: true, ..Item::default() };
+                self.items.insert((index, subscription.name.clone()), item);
+            }
+        }
+        self.coming.insert(subscription.name.clone());
+        self.subscription(subscription);
+    }
+
+    /// It is there: every publish from now on meets it.
+    pub fn subscribed(&mut self, name: &str) {
+        self.coming.remove(name);
+    }
+
+    /// It begins to be removed: nothing has to come any more.
+    pub fn unsubscribing(&mut self, name: &str) {
+        self.leaving.insert(name.to_owned());
+    }
+
+    /// It is gone: no publish from now on meets it.
+    pub fn unsubscribed(&mut self, name: &str) {
+        self.gone.insert(name.to_owned());
+    }
+
     // ---- publishing -------------------------------------------------------------------------------
 
     /// A publish call begins. Ids are unique in a topic.
@@ -203,15 +244,18 @@ impl Checker {
         for event in events {
             let index = self.events.len();
             let wanted = self.subscriptions.values().filter(|subscription| {
-                subscription.topic == topic && oracle::matches(&subscription.filter, &event)
+                subscription.topic == topic
+                    && !self.gone.contains(&subscription.name)
+                    && oracle::matches(&subscription.filter, &event)
             });
             let wanted: Vec<String> = wanted.map(|subscription| subscription.name.clone()).collect();
             for name in wanted {
-                self.items.insert((index, name), Item::default());
+                let optional = self.coming.contains(&name);
+                self.items.insert((index, name), Item { optional, ..Item::default() });
             }
             let before = self.ids.insert((topic.to_owned(), event.id.to_string()), index);
             assert!(before.is_none(), "event ids are unique");
-            self.events.push(Published { call, event });
+            self.events.push(Published { topic: topic.to_owned(), call, event });
         }
         self.calls.push(Call { began: now, outcome: None, events: first..self.events.len(), seen: false });
         CallId(call as u64)
@@ -236,12 +280,22 @@ impl Checker {
 
     // ---- faults -----------------------------------------------------------------------------------
 
+    /// The broker serves (again): whatever it found at its start it has made durable.
+    pub fn serves(&mut self) {
+        self.down_since = None;
+    }
+
     pub fn killed(&mut self, now: Timestamp) {
-        self.crashes.push(Crash { when: now, power: false });
+        self.crashed(now, false);
     }
 
     pub fn power_cut(&mut self, now: Timestamp) {
-        self.crashes.push(Crash { when: now, power: true });
+        self.crashed(now, true);
+    }
+
+    fn crashed(&mut self, when: Timestamp, power: bool) {
+        let down_since = *self.down_since.get_or_insert(when);
+        self.crashes.push(Crash { when, power, down_since });
     }
 
     /// The disk had no space between these moments.
@@ -251,11 +305,8 @@ impl Checker {
 
     /// Whether a power cut may have taken back what was decided and answered between these moments.
     fn may_be_taken_back(&self, from: Timestamp, to: Timestamp) -> bool {
-        !self.settlements_are_flushed
-            && self
-                .crashes
-                .iter()
-                .any(|crash| crash.power && from <= crash.when && crash.when <= to + TAKEN_BACK)
+        let takes = |crash: &Crash| from <= crash.when && crash.down_since <= to + TAKEN_BACK;
+        !self.settlements_are_flushed && self.crashes.iter().any(|crash| crash.power && takes(crash))
     }
 
     /// Whether a crash may have come before what an endpoint answered then was recorded for good.
@@ -350,6 +401,9 @@ impl Checker {
 
     fn is_due(&self, (event, subscription): &(usize, String), item: &Item, now: Timestamp) -> bool {
         let call = &self.calls[self.events[*event].call];
+        if item.optional || self.leaving.contains(subscription) {
+            return false;
+        }
         let certain = call.outcome == Some(Outcome::Accepted) || call.seen;
         if !certain || call.outcome == Some(Outcome::Refused) || item.done.is_some() || item.perhaps_done {
             return false;
@@ -385,14 +439,18 @@ impl Checker {
     /// What the broker says it has settled of a subscription, in whatever way, when nothing is pending: each event
     /// once. A power cut may take back what was counted, but nothing counts twice.
     pub fn counted(&mut self, subscription: &str, total: u64, now: Timestamp) {
+        if self.leaving.contains(subscription) {
+            return;
+        }
         let (mut certain, mut possible) = (0, 0);
-        for (event, owner) in self.items.keys() {
+        for ((event, owner), item) in &self.items {
             let call = &self.calls[self.events[*event].call];
             if owner != subscription || call.outcome == Some(Outcome::Refused) {
                 continue;
             }
             possible += 1;
-            certain += u64::from(call.outcome == Some(Outcome::Accepted) || call.seen);
+            let is_certain = !item.optional && (call.outcome == Some(Outcome::Accepted) || call.seen);
+            certain += u64::from(is_certain);
         }
         let power_was_cut = self.crashes.iter().any(|crash| crash.power);
         if possible < total || (total < certain && !power_was_cut) {

@@ -20,6 +20,15 @@ pub(crate) async fn strike(world: Arc<World>, at: Duration, fault: Fault) {
     match fault {
         Fault::Kill { calls } => end(&world, calls, &End::Killed),
         Fault::PowerCut { calls, seed } => end(&world, calls, &End::PowerCut(seed)),
+        Fault::KilledAgain { calls } => {
+            world.stage().fuses = calls.into_iter().map(|calls| (calls, End::Killed)).collect();
+            end(&world, None, &End::Killed);
+        }
+        Fault::PowerFlickers { calls, seed } => {
+            let cut = |(number, calls)| (calls, End::PowerCut(seed ^ number));
+            world.stage().fuses = (1..).zip(calls).map(cut).collect();
+            end(&world, None, &End::PowerCut(seed));
+        }
         Fault::Stop => {
             let door = world.stage().door.clone();
             if let Some(door) = door {

@@ -54,6 +54,10 @@ pub(crate) struct SubscriptionPlan {
     pub(crate) attempts_max: u32,
     pub(crate) time_to_live_minutes: u64,
     pub(crate) dead_letter: bool,
+    /// Made so long after the beginning; before the storm if not given.
+    pub(crate) begins: Option<Duration>,
+    /// Removed then.
+    pub(crate) ends: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +90,15 @@ pub(crate) enum Fault {
     },
     PowerCut {
         calls: Option<u64>,
+        seed: u64,
+    },
+    /// `kill -9` at once, and then for some starts at that call to the disk: most of them before it serves.
+    KilledAgain {
+        calls: Vec<u64>,
+    },
+    /// The same with power cuts.
+    PowerFlickers {
+        calls: Vec<u64>,
         seed: u64,
     },
     /// SIGTERM.
@@ -205,7 +218,13 @@ impl Maker {
             attempts_max: if impatient { u32::try_from(self.number(2, 4)).unwrap_or(3) } else { usual },
             time_to_live_minutes: if impatient { self.number(5, 30) } else { 1440 },
             dead_letter: self.chance(500),
+            begins: (number > 0 && self.chance(300)).then(|| self.moment()),
+            ends: (number > 1 && self.chance(300)).then(|| self.moment()),
         }
+    }
+
+    fn moment(&self) -> Duration {
+        Duration::from_millis(self.number(CALM, u64::try_from(STORM.as_millis()).unwrap_or(0)))
     }
 
     fn filter(&self, custom: bool) -> FilterSpec {
@@ -259,7 +278,9 @@ impl Maker {
             self.network(),
         ];
         for _ in 0..self.number(2, 8) {
-            let next = match self.number(0, 9) {
+            let next = match self.number(0, 11) {
+                10 => Fault::KilledAgain { calls: self.starts() },
+                11 => Fault::PowerFlickers { calls: self.starts(), seed: self.rng.next_u64() },
                 0..=2 => Fault::Kill { calls: self.at_a_call() },
                 3 | 4 => self.power_cut(),
                 5 => self.disk_error(),
@@ -269,8 +290,7 @@ impl Maker {
             };
             faults.push(next);
         }
-        let storm = u64::try_from(STORM.as_millis()).unwrap_or(0);
-        let at = |fault| (Duration::from_millis(self.number(CALM, storm)), fault);
+        let at = |fault| (self.moment(), fault);
         let mut faults: Vec<_> = faults.into_iter().map(at).collect();
         faults.sort_by_key(|(at, _)| *at);
         faults
@@ -278,6 +298,10 @@ impl Maker {
 
     fn at_a_call(&self) -> Option<u64> {
         self.chance(700).then(|| self.number(1, 60))
+    }
+
+    fn starts(&self) -> Vec<u64> {
+        (0..self.number(1, 4)).map(|_| self.number(1, 150)).collect()
     }
 
     fn power_cut(&self) -> Fault {
@@ -333,9 +357,13 @@ impl fmt::Display for Plan {
             let SubscriptionPlan {
                 name, mode, filter, attempts_max, time_to_live_minutes, dead_letter, ..
             } = subscription;
+            let when = match (subscription.begins, subscription.ends) {
+                (None, None) => String::new(),
+                (begins, ends) => format!(" (made at {begins:?}, removed at {ends:?})"),
+            };
             writeln!(
                 f,
-                "  subscription {name} of {topic}: {mode:?}, at most {attempts_max} deliveries in \
+                "  subscription {name} of {topic}{when}: {mode:?}, at most {attempts_max} deliveries in \
                  {time_to_live_minutes} min, dead letters {dead_letter}, {filter:?}"
             )?;
         }

@@ -112,6 +112,7 @@ async fn serve(world: &Arc<World>, life: &Life) -> End {
     let (door, mut calls) = mpsc::channel(CALLS_MAX);
     world.stage().door = Some(door);
     world.stage_changed.notify_waiters();
+    world.checker().serves();
     world.note("process: serves");
     let tasks = TaskTracker::new();
     let (log, clock) = (Arc::clone(&parts.log), Arc::clone(&world.clock));

@@ -24,6 +24,8 @@ pub(crate) struct Receiver {
     pub(crate) subscription: String,
     pub(crate) place: Place,
     pub(crate) lock: Duration,
+    /// The subscription is removed one day; then there is nothing more to do.
+    pub(crate) may_end: bool,
 }
 
 /// What a receiver does with one event.
@@ -66,7 +68,8 @@ impl Receiver {
         let headers = [("authorization", key.as_str()), ("content-type", "application/json")];
         let answer = link::call(&self.world, link::request("POST", target, &headers, body), patience).await;
         let answer = answer.ok()?;
-        if answer.status().is_client_error() {
+        let is_gone = self.may_end && answer.status() == http::StatusCode::NOT_FOUND;
+        if answer.status().is_client_error() && !is_gone {
             let text = String::from_utf8_lossy(answer.body()).into_owned();
             let what = format!("{target}: {} {text}", answer.status());
             self.world.checker().report_other("misjudged", "", self.world.now(), &what);

@@ -15,12 +15,12 @@ use crate::disk::End;
 use crate::letters::Letters;
 use crate::machine::Turns;
 use crate::nemesis;
-use crate::plan::{ModePlan, Plan, STORM};
+use crate::plan::{ModePlan, Plan, STORM, SubscriptionPlan};
 use crate::process::{Call, Process};
 use crate::publishers::Publisher;
 use crate::receivers::Receiver;
 use crate::report::Report;
-use crate::setup;
+use crate::setup::{self, Place};
 use crate::world::{Weather, World};
 
 /// Longest wait for the queues to drain: the longest documented wait after a failure (five minutes after a 404, with
@@ -78,7 +78,12 @@ pub fn run(seed: u64) -> Report {
         let wanted = std::mem::take(&mut world.stage().wanted);
         if wanted && process.is_none() {
             let started = Process::start(&world);
-            world.stage().life = Some(started.life.clone());
+            let mut stage = world.stage();
+            if let Some((calls, end)) = stage.fuses.pop_front() {
+                started.life.set_fuse(calls, end);
+            }
+            stage.life = Some(started.life.clone());
+            drop(stage);
             process = Some(started);
         }
         if directed.is_finished() {
@@ -178,17 +183,9 @@ async fn direct(world: Arc<World>) {
         let publisher = Publisher { world: Arc::clone(&world), number, plan: plan.clone(), place };
         drop(tasks.spawn(publisher.run()));
     }
-    for subscription in &world.plan.subscriptions {
-        let ModePlan::Pull { lock_seconds, receivers } = subscription.mode else { continue };
-        for _ in 0..receivers {
-            let receiver = Receiver {
-                world: Arc::clone(&world),
-                subscription: subscription.name.clone(),
-                place: places[subscription.topic].clone(),
-                lock: Duration::from_secs(lock_seconds) / world.plan.haste,
-            };
-            drop(tasks.spawn(receiver.run()));
-        }
+    for plan in &world.plan.subscriptions {
+        let (own, plan, place) = (Arc::clone(&world), plan.clone(), places[plan.topic].clone());
+        drop(tasks.spawn(subscription(own, plan, place)));
     }
     let mut faults = Vec::new();
     for (at, fault) in &world.plan.faults {
@@ -202,6 +199,30 @@ async fn direct(world: Arc<World>) {
     drain(&world).await;
 }
 
+/// The life of one subscription: made, if it is not there yet, received from, and perhaps removed.
+async fn subscription(world: Arc<World>, plan: SubscriptionPlan, place: Place) {
+    if let Some(begins) = plan.begins {
+        world.clock.sleep(begins.saturating_sub(world.clock.monotonic())).await;
+        setup::subscribe_in_the_storm(&world, &plan).await;
+    }
+    if let ModePlan::Pull { lock_seconds, receivers } = plan.mode {
+        for _ in 0..receivers {
+            let receiver = Receiver {
+                world: Arc::clone(&world),
+                subscription: plan.name.clone(),
+                place: place.clone(),
+                lock: Duration::from_secs(lock_seconds) / world.plan.haste,
+                may_end: plan.ends.is_some(),
+            };
+            drop(world.tasks.spawn(receiver.run()));
+        }
+    }
+    if let Some(ends) = plan.ends {
+        world.clock.sleep(ends.saturating_sub(world.clock.monotonic())).await;
+        setup::unsubscribe_in_the_storm(&world, &plan).await;
+    }
+}
+
 fn heal(world: &World) {
     world.note("storm: is over");
     world.disk.heal();
@@ -211,6 +232,7 @@ fn heal(world: &World) {
     if let Some(life) = &stage.life {
         life.clear_fuse();
     }
+    stage.fuses.clear();
     stage.disk_errs = false;
 }
 

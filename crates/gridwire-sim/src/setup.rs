@@ -4,13 +4,16 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use gridwire_core::event::{DeliverySchema, InputSchema};
 use gridwire_core::filter::FilterSpec;
 use gridwire_core::routing::TopicKind;
+use gridwire_outside::Clock;
+use http::{Request, StatusCode};
 use serde_json::{Value, json};
 
 use crate::checker::{Mode, Subscription, Topic};
-use crate::link;
+use crate::link::{self, NoAnswer};
 use crate::plan::{ModePlan, SubscriptionPlan, TopicPlan};
 use crate::process::MANAGEMENT_TOKEN;
 use crate::world::World;
@@ -20,6 +23,7 @@ pub(crate) const GROUP: &str = "storms";
 pub(crate) const NAMESPACE: &str = "space";
 pub(crate) const ACCOUNT: &str = "letters";
 const PATIENCE: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_millis(300);
 
 /// Where a topic's publishers and receivers go, and their key.
 #[derive(Clone, Debug)]
@@ -36,8 +40,10 @@ pub(crate) async fn setup(world: &Arc<World>) -> Vec<Place> {
     for topic in &plan.topics {
         places.push(make_topic(world, topic).await);
     }
-    for subscription in &plan.subscriptions {
-        make_subscription(world, subscription).await;
+    for subscription in plan.subscriptions.iter().filter(|subscription| subscription.begins.is_none()) {
+        let (resource, body) = body_of(world, subscription);
+        put(world, &resource, body).await;
+        world.checker().subscription(told_of(world, subscription));
     }
     places
 }
@@ -74,7 +80,44 @@ pub(crate) fn container(subscription: &str) -> String {
     format!("of-{subscription}")
 }
 
-async fn make_subscription(world: &Arc<World>, plan: &SubscriptionPlan) {
+/// Makes a subscription while everything fails: again and again, until it is told to be there.
+pub(crate) async fn subscribe_in_the_storm(world: &Arc<World>, plan: &SubscriptionPlan) {
+    let (resource, body) = body_of(world, plan);
+    world.checker().subscribing(told_of(world, plan));
+    while !try_manage(world, "PUT", &resource, &body).await.is_ok_and(|status| status.is_success()) {
+        world.clock.sleep(RETRY).await;
+    }
+    world.checker().subscribed(&plan.name);
+}
+
+/// Removes one in the same way.
+pub(crate) async fn unsubscribe_in_the_storm(world: &Arc<World>, plan: &SubscriptionPlan) {
+    let (resource, _) = body_of(world, plan);
+    world.checker().unsubscribing(&plan.name);
+    loop {
+        let told = try_manage(world, "DELETE", &resource, &Value::Null).await;
+        if told.is_ok_and(|status| status.is_success() || status == StatusCode::NOT_FOUND) {
+            break;
+        }
+        world.clock.sleep(RETRY).await;
+    }
+    world.checker().unsubscribed(&plan.name);
+}
+
+async fn try_manage(
+    world: &Arc<World>,
+    method: &str,
+    resource: &str,
+    body: &Value,
+) -> Result<StatusCode, NoAnswer> {
+    let answer = link::call(world, management(method, resource, body), PATIENCE).await;
+    let shown = answer.as_ref().map(http::Response::status);
+    world.note(format_args!("{method} {resource}: {shown:?}"));
+    Ok(answer?.status())
+}
+
+/// The management call that makes a subscription.
+fn body_of(world: &World, plan: &SubscriptionPlan) -> (String, Value) {
     let topic = &world.plan.topics[plan.topic];
     let custom = topic.kind == TopicKind::Custom;
     let account = format!(
@@ -89,13 +132,12 @@ async fn make_subscription(world: &Arc<World>, plan: &SubscriptionPlan) {
         let _ = write!(url, "http://h{host}.example/{}", plan.name);
     }
     let destination = json!({ "endpointType": "WebHook", "properties": { "endpointUrl": url } });
-    let (filter, body) = if custom {
-        let filter = plan.filter.to_basic();
+    let body = if custom {
         let ModePlan::Push { schema, .. } = plan.mode else { panic!("custom topics push") };
         let event_grid = schema == DeliverySchema::EventGrid;
         let mut properties = json!({
             "destination": destination,
-            "filter": filter,
+            "filter": plan.filter.to_basic(),
             "eventDeliverySchema": if event_grid { "EventGridSchema" } else { "CloudEventSchemaV1_0" },
             "retryPolicy": {
                 "maxDeliveryAttempts": plan.attempts_max,
@@ -105,9 +147,8 @@ async fn make_subscription(world: &Arc<World>, plan: &SubscriptionPlan) {
         if plan.dead_letter {
             properties["deadLetterDestination"] = letters;
         }
-        (FilterSpec::from_basic(&filter), properties)
+        properties
     } else {
-        let filter = plan.filter.to_namespace();
         let mut queue = json!({
             "maxDeliveryCount": plan.attempts_max,
             "eventTimeToLive": format!("PT{}M", plan.time_to_live_minutes),
@@ -126,21 +167,29 @@ async fn make_subscription(world: &Arc<World>, plan: &SubscriptionPlan) {
                 json!({ "deliveryMode": "Push", "push": queue })
             }
         };
-        let properties = json!({
+        json!({
             "deliveryConfiguration": configuration,
             "eventDeliverySchema": "CloudEventSchemaV1_0",
-            "filtersConfiguration": filter,
-        });
-        (FilterSpec::from_namespace(&filter), properties)
+            "filtersConfiguration": plan.filter.to_namespace(),
+        })
     };
     let resource = format!("{}/eventSubscriptions/{}", resource_of(topic), plan.name);
-    put(world, &resource, json!({ "properties": body })).await;
+    (resource, json!({ "properties": body }))
+}
+
+/// What the checker is told of a subscription.
+fn told_of(world: &World, plan: &SubscriptionPlan) -> Subscription {
+    let topic = &world.plan.topics[plan.topic];
+    let filter = match topic.kind {
+        TopicKind::Custom => FilterSpec::from_basic(&plan.filter.to_basic()),
+        TopicKind::Namespace => FilterSpec::from_namespace(&plan.filter.to_namespace()),
+    };
     let haste = world.plan.haste;
     let mode = match plan.mode {
         ModePlan::Pull { lock_seconds, .. } => Mode::Pull { lock: Duration::from_secs(lock_seconds) / haste },
         ModePlan::Push { schema, .. } => Mode::Push { schema },
     };
-    world.checker().subscription(Subscription {
+    Subscription {
         name: plan.name.clone(),
         topic: topic.name.to_owned(),
         mode,
@@ -148,21 +197,25 @@ async fn make_subscription(world: &Arc<World>, plan: &SubscriptionPlan) {
         attempts_max: plan.attempts_max,
         time_to_live: Duration::from_secs(60 * plan.time_to_live_minutes) / haste,
         dead_letter: plan.dead_letter,
-    });
+    }
 }
 
 async fn put(world: &Arc<World>, resource: &str, body: Value) -> Value {
     manage(world, "PUT", resource, body).await
 }
 
-async fn manage(world: &Arc<World>, method: &str, resource: &str, body: Value) -> Value {
+fn management(method: &str, resource: &str, body: &Value) -> Request<Bytes> {
     let target = format!(
         "/subscriptions/{SCOPE}/resourceGroups/{GROUP}/providers/Microsoft.EventGrid/{resource}?api-version=2025-02-15"
     );
     let authorization = format!("Bearer {MANAGEMENT_TOKEN}");
     let headers = [("authorization", authorization.as_str()), ("content-type", "application/json")];
     let body = if body.is_null() { String::new() } else { body.to_string() };
-    let answer = link::call(world, link::request(method, &target, &headers, body), PATIENCE).await;
+    link::request(method, &target, &headers, body)
+}
+
+async fn manage(world: &Arc<World>, method: &str, resource: &str, body: Value) -> Value {
+    let answer = link::call(world, management(method, resource, &body), PATIENCE).await;
     let answer = answer.unwrap_or_else(|none| panic!("{method} {resource}: {none:?}"));
     let text = String::from_utf8_lossy(answer.body()).into_owned();
     assert!(answer.status().is_success(), "{method} {resource}: {} {text}", answer.status());

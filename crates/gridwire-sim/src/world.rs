@@ -1,5 +1,6 @@
 //! What everybody in a simulation shares: time, chance, the disk, the weather, the checker, the trace.
 
+use std::collections::VecDeque;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -45,6 +46,8 @@ pub(crate) struct Stage {
     /// Somebody wants a new one.
     pub(crate) wanted: bool,
     pub(crate) ended: Option<End>,
+    /// How the next ones end: at which call to the disk, and by what.
+    pub(crate) fuses: VecDeque<(u64, End)>,
     /// The disk fails some calls at the moment.
     pub(crate) disk_errs: bool,
 }

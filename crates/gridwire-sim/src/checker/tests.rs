@@ -342,3 +342,21 @@ fn a_dead_letter_needs_a_reason() {
         &["zombie", "given_up"],
     );
 }
+
+#[test]
+fn a_power_cut_before_the_next_start_takes_what_the_kill_left_in_the_page_cache() {
+    let again = |serves| {
+        move |checker: &mut Checker| {
+            receive(checker, "a", "first", 1, 10, 20);
+            settle(checker, Verb::Acknowledge, "first", None, 30, 40);
+            checker.killed(at(60));
+            if serves {
+                checker.serves();
+            }
+            checker.power_cut(at(2_000));
+            receive(checker, "a", "second", 1, 12_000, 12_001);
+        }
+    };
+    check_history(again(false), &[]);
+    check_history(again(true), &["zombie"]);
+}
