@@ -88,6 +88,7 @@ impl Place<'_> {
             let contents = match (footer, next_lsn) {
                 (Some(contents), _) => {
                     if age == 0 {
+                        opened.write_footer(&contents, self.store)?;
                         found.take_ends(&opened.header, &contents);
                     }
                     contents
@@ -221,16 +222,7 @@ impl Place<'_> {
             return Err(OpenError::Damaged(damage));
         }
         tracing::warn!(segment = number, "wrote the damaged footer of a segment again");
-        let footer = scan.contents.encode_footer(seed(self.store, number));
-        let at = opened.len.saturating_sub(footer.len() as u64);
-        if at < scan.contents.end_at {
-            return Err(OpenError::damaged(&opened.path, at..opened.len, "there is no room for the footer"));
-        }
-        opened
-            .file
-            .write_at(&footer, at)
-            .and_then(|()| opened.file.sync_data())
-            .map_err(OpenError::io("write", &opened.path))?;
+        opened.write_footer(&scan.contents, self.store)?;
         Ok(scan.contents)
     }
 }
@@ -271,6 +263,18 @@ impl Opened {
             Ok(Contents::decode_footer(&footer, seed(store, self.header.number)))
         };
         read().map_err(OpenError::io("read", &self.path))
+    }
+
+    /// Writes the footer (again) and flushes it. One that is there already may be there in the page cache alone,
+    /// left by a process that died before its flush; nobody would write it later, for the segment is sealed.
+    fn write_footer(&self, contents: &Contents, store: [u8; 16]) -> Result<(), OpenError> {
+        let footer = contents.encode_footer(seed(store, self.header.number));
+        let at = self.len.saturating_sub(footer.len() as u64);
+        if at < contents.end_at {
+            return Err(OpenError::damaged(&self.path, at..self.len, "there is no room for the footer"));
+        }
+        let written = self.file.write_at(&footer, at).and_then(|()| self.file.sync_data());
+        written.map_err(OpenError::io("write", &self.path))
     }
 
     fn scan(&self, store: [u8; 16], block_bytes: u64) -> Result<Scan, OpenError> {

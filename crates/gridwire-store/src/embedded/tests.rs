@@ -324,6 +324,27 @@ fn a_segment_that_is_found_at_a_start_keeps_its_name() {
 }
 
 #[test]
+fn what_is_found_after_a_failed_flush_outlives_the_next_power_cut() {
+    for flush in 1..60 {
+        let disk = MemoryDisk::new();
+        let log = open(&disk);
+        // A frame, a new segment's header, or the footer of the one before it: shown, and not on the disk.
+        disk.fail_nth(Call::Sync, flush, std::io::ErrorKind::Other, false);
+        let failed = (0..60).find(|count| append(&log, &count.to_string(), 6_000).is_err());
+        let acknowledged = failed.expect("the flush is reached");
+        disk.kill();
+        let log = open(&disk);
+        assert!(acknowledged <= log.end(TOPIC).0);
+        let end = log.end(TOPIC).0 + 40;
+        fill_to(&log, end, 6_000);
+        disk.crash(flush);
+        let log = open(&disk);
+        assert_eq!(log.end(TOPIC), Offset(end), "flush {flush}");
+        check_filled(&log);
+    }
+}
+
+#[test]
 fn a_damaged_middle_is_refused_with_its_place_and_topics() {
     let disk = MemoryDisk::new();
     let log = open(&disk);
