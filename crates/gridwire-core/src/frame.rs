@@ -22,6 +22,7 @@ impl FrameDraft {
     /// Leaves the first event in this frame and returns one with the rest: the bug that a frame is there to rule
     /// out.
     #[doc(hidden)]
+    #[must_use]
     pub fn split_off_first(&mut self) -> Self {
         let mut rest = self.body.as_slice();
         let first = varint::take_bytes(&mut rest).map_or(0, <[u8]>::len);
