@@ -165,6 +165,7 @@ struct Published {
 
 /// What is known of one event in one subscription.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own, and all pairs of them occur")]
 struct Item {
     /// The subscription was not surely there when the publish began.
     optional: bool,
