@@ -1,13 +1,17 @@
 //! `cargo xtask ci`: every check, the quick ones first.
 
+use crate::fuzz::FuzzArgs;
 use crate::run::{cargo, heading, must, say};
 use crate::sim::SimArgs;
 use crate::test::TestArgs;
 use crate::workspace::Workspace;
-use crate::{sim, test, tidy};
+use crate::{fuzz, sim, test, tidy};
 
 /// A snapshot of the advisory database beside the repository, for machines that may not fetch one.
 const ADVISORIES: &str = "../shared/advisory-db";
+
+/// For each fuzz target.
+const FUZZ_SECONDS: u32 = 3;
 
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     let root = &workspace.root;
@@ -35,5 +39,7 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     heading("Simulation");
     sim::run(workspace, &SimArgs::new(&["--seeds", "300"]))?;
     heading("Planted bugs");
-    sim::run(workspace, &SimArgs::new(&["--planted"]))
+    sim::run(workspace, &SimArgs::new(&["--planted"]))?;
+    // Each corpus, and a look around; longer runs are for whoever changes a parser, and for releases.
+    fuzz::run(workspace, &FuzzArgs { seconds: FUZZ_SECONDS, targets: Vec::new() })
 }

@@ -1,6 +1,7 @@
-//! What the project does to itself: `cargo xtask test`, `cargo xtask sim`, `cargo xtask ci`, `cargo xtask tidy`.
+//! What the project does to itself: `cargo xtask test`, `sim`, `fuzz`, `tidy`, and all of it: `cargo xtask ci`.
 
 mod ci;
+mod fuzz;
 mod run;
 mod sdk;
 mod sim;
@@ -32,6 +33,8 @@ enum Command {
     Sim(sim::SimArgs),
     /// All that continuous integration runs: format, lints, documentation, dependencies, conventions, tests
     Ci,
+    /// Feed everything that is parsed with anything
+    Fuzz(fuzz::FuzzArgs),
     /// Check the conventions that no lint sees
     Tidy,
 }
@@ -53,6 +56,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Sdk(args) => test::run_sdk(&workspace, args),
         Command::Sim(args) => sim::run(&workspace, args),
         Command::Ci => ci::run(&workspace),
+        Command::Fuzz(args) => fuzz::run(&workspace, args),
         Command::Tidy => tidy::run(&workspace),
     }
 }

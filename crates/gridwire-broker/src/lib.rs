@@ -21,3 +21,20 @@ mod shards;
 
 pub use broker::{Broker, BrokerOptions, BrokerParts, StartError};
 pub use push::{PushOptions, judge};
+
+/// What endpoints' headers mean, for the fuzz targets.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use std::time::Duration;
+
+    use gridwire_core::time::Timestamp;
+    use http::HeaderValue;
+
+    pub fn retry_after(value: &HeaderValue, now: Timestamp) -> Option<Duration> {
+        crate::push::answer::retry_after(value, now)
+    }
+
+    pub fn is_zero_rate(value: &HeaderValue) -> bool {
+        crate::push::handshake::is_zero_rate(value)
+    }
+}

@@ -15,11 +15,11 @@
 //! What an owner learns of a failure is its class, its status and its timing, never the answer's body nor the
 //! resolved address. URLs may carry secrets, so none is logged.
 
-mod answer;
+pub(crate) mod answer;
 mod client;
 mod dispatcher;
 mod endpoint;
-mod handshake;
+pub(crate) mod handshake;
 pub mod judge;
 mod request;
 #[cfg(test)]

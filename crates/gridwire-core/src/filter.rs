@@ -15,7 +15,7 @@ mod explain;
 mod key;
 mod match_set;
 mod matcher;
-#[cfg(any(test, feature = "oracle"))]
+#[cfg(any(test, fuzzing, feature = "oracle"))]
 pub mod oracle;
 mod spec;
 mod text;

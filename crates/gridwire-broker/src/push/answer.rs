@@ -22,7 +22,7 @@ pub(crate) fn outcome(status: StatusCode, headers: &HeaderMap, now: Timestamp) -
 
 /// The wait that a `Retry-After` asks for: seconds or a date, believed up to [`limits::RETRY_AFTER_MAX`].
 /// `None` when it is neither.
-fn retry_after(value: &HeaderValue, now: Timestamp) -> Option<Duration> {
+pub(crate) fn retry_after(value: &HeaderValue, now: Timestamp) -> Option<Duration> {
     let text = value.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // Digits only, so the one way to fail is to be too large.

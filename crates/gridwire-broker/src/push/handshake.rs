@@ -223,14 +223,16 @@ fn judge_consent(answer: &Answer, origin: &HeaderValue) -> Result<(), String> {
     if !origins.any(names_us) {
         return Err("its `WebHook-Allowed-Origin` names somebody else".to_owned());
     }
-    let is_zero = |value: &HeaderValue| {
-        let value = value.as_bytes().trim_ascii();
-        !value.is_empty() && value.iter().all(|byte| *byte == b'0')
-    };
-    if answer.headers.get_all(ALLOWED_RATE).iter().any(is_zero) {
+    if answer.headers.get_all(ALLOWED_RATE).iter().any(is_zero_rate) {
         return Err("its `WebHook-Allowed-Rate` is 0".to_owned());
     }
     Ok(())
+}
+
+/// Whether an allowed rate asks for nothing to be sent at all.
+pub(crate) fn is_zero_rate(value: &HeaderValue) -> bool {
+    let value = value.as_bytes().trim_ascii();
+    !value.is_empty() && value.iter().all(|byte| *byte == b'0')
 }
 
 #[cfg(test)]
