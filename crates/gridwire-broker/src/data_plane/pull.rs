@@ -65,15 +65,24 @@ struct Waiting<'a> {
     topic: TopicNumber,
     subscription: SubscriptionNumber,
     id: ReplyId,
+    answer: oneshot::Receiver<ReceiveReply>,
     answered: bool,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if !self.answered {
-            let command = Command::CancelReceive { subscription: self.subscription, id: self.id };
-            self.shards.try_send(self.topic, command);
+        if self.answered {
+            return;
         }
+        // From here on an answer fails, and the shard takes its events back itself.
+        self.answer.close();
+        if let Ok(ReceiveReply::Events(events)) = self.answer.try_recv() {
+            // It came when nobody looked any more.
+            drop(Unsent::new(self.shards, self.topic, self.subscription, &events));
+            return;
+        }
+        let command = Command::CancelReceive { subscription: self.subscription, id: self.id };
+        self.shards.try_send(self.topic, command);
     }
 }
 
@@ -88,21 +97,21 @@ pub(super) async fn receive(
     let (shortest, longest) = (limits::RECEIVE_WAIT_MIN.as_secs(), limits::RECEIVE_WAIT_MAX.as_secs());
     let wait = bounded(parts, "maxWaitTime", WAIT_DEFAULT, shortest, longest)?;
     let shards = broker.shards().ok_or_else(stopping)?;
-    let (reply, mut answer) = oneshot::channel();
+    let (reply, answer) = oneshot::channel();
     let id = shards.next_reply();
     let deadline = broker.now() + Duration::from_secs(wait);
     let max = u32::try_from(max).unwrap_or(limits::RECEIVE_EVENTS_MAX);
-    let mut waiting =
-        Waiting { shards: &shards, topic: topic.number, subscription: route.number, id, answered: false };
+    let (topic, subscription) = (topic.number, route.number);
+    let mut waiting = Waiting { shards: &shards, topic, subscription, id, answer, answered: false };
     let command = Command::Receive { subscription: route.number, id, max, deadline, reply };
-    if !shards.send(topic.number, command).await {
+    if !shards.send(topic, command).await {
         return Err(stopping());
     }
     let answer = tokio::select! {
         biased;
-        answer = &mut answer => answer.map_err(|_| stopping())?,
+        answer = &mut waiting.answer => answer.map_err(|_| stopping())?,
         // A drain does not wait two minutes for a long poll: it ends with what there is.
-        () = broker.stopping() => match answer.try_recv() {
+        () = broker.stopping() => match waiting.answer.try_recv() {
             Ok(answer) => answer,
             Err(_) => return Ok(empty_receive()),
         },
@@ -131,6 +140,23 @@ struct Unsent<'a> {
     topic: TopicNumber,
     subscription: SubscriptionNumber,
     tokens: Vec<LockToken>,
+}
+
+impl<'a> Unsent<'a> {
+    fn new(
+        shards: &'a Shards,
+        topic: TopicNumber,
+        subscription: SubscriptionNumber,
+        events: &[LeasedEvent],
+    ) -> Self {
+        let token = |leased: &LeasedEvent| LockToken {
+            subscription,
+            offset: leased.offset,
+            delivery: leased.delivery,
+            nonce: leased.nonce,
+        };
+        Self { shards, topic, subscription, tokens: events.iter().map(token).collect() }
+    }
 }
 
 impl Drop for Unsent<'_> {
@@ -163,8 +189,7 @@ async fn received(
         delivery: leased.delivery,
         nonce: leased.nonce,
     };
-    let tokens = events.iter().map(token).collect();
-    let mut unsent = Unsent { shards, topic: route.topic, subscription: route.number, tokens };
+    let mut unsent = Unsent::new(shards, route.topic, route.number, events);
     let fetched = match outside.log.fetch(route.topic, offsets).await {
         Ok(fetched) => fetched,
         Err(error) => {

@@ -176,11 +176,17 @@ impl Driver {
             if planted("answer-before-record") {
                 self.let_out();
             }
-            if self.record().await.is_err() {
-                // Nothing of this group may leave. The log reports its failure, and the process ends.
-                return;
+            loop {
+                if self.record().await.is_err() {
+                    // Nothing of this group may leave. The log reports its failure, and the process ends.
+                    return;
+                }
+                self.let_out();
+                // What nobody took was released, and somebody else may be waiting for it.
+                if self.out.is_empty() {
+                    break;
+                }
             }
-            self.let_out();
         }
     }
 
