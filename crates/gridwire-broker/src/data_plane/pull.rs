@@ -149,13 +149,8 @@ impl<'a> Unsent<'a> {
         subscription: SubscriptionNumber,
         events: &[LeasedEvent],
     ) -> Self {
-        let token = |leased: &LeasedEvent| LockToken {
-            subscription,
-            offset: leased.offset,
-            delivery: leased.delivery,
-            nonce: leased.nonce,
-        };
-        Self { shards, topic, subscription, tokens: events.iter().map(token).collect() }
+        let tokens = events.iter().map(|leased| token(subscription, leased)).collect();
+        Self { shards, topic, subscription, tokens }
     }
 }
 
@@ -173,6 +168,10 @@ impl Drop for Unsent<'_> {
     }
 }
 
+fn token(subscription: SubscriptionNumber, leased: &LeasedEvent) -> LockToken {
+    LockToken { subscription, offset: leased.offset, delivery: leased.delivery, nonce: leased.nonce }
+}
+
 /// Joins the leases with their events' bytes.
 async fn received(
     broker: &Broker,
@@ -183,12 +182,6 @@ async fn received(
     let outside = broker.outside();
     let mut offsets: Vec<Offset> = events.iter().map(|event| event.offset).collect();
     offsets.sort_unstable();
-    let token = |leased: &LeasedEvent| LockToken {
-        subscription: route.number,
-        offset: leased.offset,
-        delivery: leased.delivery,
-        nonce: leased.nonce,
-    };
     let mut unsent = Unsent::new(shards, route.topic, route.number, events);
     let fetched = match outside.log.fetch(route.topic, offsets).await {
         Ok(fetched) => fetched,
@@ -222,7 +215,7 @@ async fn received(
             shards.send(route.topic, command).await;
             continue;
         };
-        let token = broker.tokens().seal(token(leased));
+        let token = broker.tokens().seal(token(route.number, leased));
         if count > 0 {
             out.push(b',');
         }
