@@ -32,14 +32,21 @@ pub(crate) struct Deliveries {
 
 impl Deliveries {
     /// Remembers a delivery; `seq` is given here.
-    pub(crate) fn push(&self, mut delivery: Delivery) {
+    pub(crate) fn push(&self, delivery: Delivery) {
+        self.extend([delivery]);
+    }
+
+    /// The same for deliveries that ended together.
+    pub(crate) fn extend(&self, deliveries: impl IntoIterator<Item = Delivery>) {
         let mut ring = self.ring.lock().expect("no panic while the ring is held");
-        ring.0 += 1;
-        delivery.seq = ring.0;
-        if ring.1.len() >= REMEMBERED_MAX {
-            ring.1.pop_front();
+        for mut delivery in deliveries {
+            ring.0 += 1;
+            delivery.seq = ring.0;
+            if ring.1.len() >= REMEMBERED_MAX {
+                ring.1.pop_front();
+            }
+            ring.1.push_back(delivery);
         }
-        ring.1.push_back(delivery);
     }
 
     /// The deliveries of `subscription` after `after`, oldest first, at most `max`; and where to go on.

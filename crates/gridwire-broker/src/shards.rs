@@ -29,8 +29,9 @@ use driver::Driver;
 /// the log's own queue.
 const COMMANDS_MAX: usize = 1_024;
 /// Batches of frames waiting for one shard; the feed waits when it is full, so memory is bounded by this
-/// times [`FEED_BYTES`].
-const FEED_BATCHES_MAX: usize = 16;
+/// times [`FEED_BYTES`]. Few: while the feed waits, what it has not read yet is in the log's own cache of its
+/// tail, and in files after that, but what it has read is held besides.
+const FEED_BATCHES_MAX: usize = 3;
 /// Bytes of frames read at once.
 const FEED_BYTES: usize = 1 << 20;
 /// A pause before a failed read of the tail is tried again.

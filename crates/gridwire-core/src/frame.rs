@@ -9,6 +9,9 @@ use crate::ids::{Lsn, Offset, TopicNumber};
 use crate::time::Timestamp;
 use crate::varint;
 
+/// The part of a body's length that may be left over as room in it.
+const ROOM_KEPT: usize = 8;
+
 /// A frame before the log has numbered it.
 #[derive(Clone, Debug)]
 pub struct FrameDraft {
@@ -59,7 +62,13 @@ impl FrameBuilder {
 
     /// `None` when no event was pushed: there is nothing to store.
     pub fn finish(self) -> Option<FrameDraft> {
-        (self.count > 0).then_some(FrameDraft { topic: self.topic, count: self.count, body: self.body })
+        let Self { topic, count, mut body, .. } = self;
+        // The log keeps the newest frames in memory and counts their lengths. An allocator that shrinks may
+        // well leave a block where it is, so what is much too large is copied.
+        if body.capacity() > body.len() + body.len() / ROOM_KEPT {
+            body = body.as_slice().to_vec();
+        }
+        (count > 0).then_some(FrameDraft { topic, count, body })
     }
 }
 
@@ -115,5 +124,37 @@ impl<'a> StoredEvent<'a> {
         let mut input = self.matched_and_event;
         MatchSet::skip(&mut input)?;
         Some(input)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Data, InputSchema};
+    use crate::ids::Slot;
+
+    #[test]
+    fn a_draft_keeps_little_room_beyond_its_length() {
+        let event = Event {
+            schema: InputSchema::CloudEvent,
+            id: "1".into(),
+            event_type: "order.created".into(),
+            source: "/shop".into(),
+            subject: None,
+            time: None,
+            data_content_type: None,
+            data_schema: None,
+            extensions: Vec::new(),
+            data: Data::Json("{}".into()),
+        };
+        let mut matched = MatchSet::default();
+        matched.push(Slot(1));
+        let mut builder = FrameBuilder::new(TopicNumber(1), 10_000);
+        for _ in 0..100 {
+            builder.push(&matched, &event);
+        }
+        let body = builder.finish().unwrap().body;
+        assert!(body.capacity() <= body.len() + body.len() / ROOM_KEPT, "{} {}", body.len(), body.capacity());
+        assert!(FrameBuilder::new(TopicNumber(1), 10_000).finish().is_none());
     }
 }

@@ -1,6 +1,8 @@
 //! Pull delivery: receive, acknowledge, release, reject, renewLock.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -202,7 +204,8 @@ async fn received(
     let bytes: usize = fetched.iter().map(|event| event.event.len() + 160).sum();
     let mut out = Vec::with_capacity(bytes + 16);
     out.extend_from_slice(b"{\"value\":[");
-    let mut count = 0;
+    let mut delivered = Vec::with_capacity(events.len());
+    let time = outside.clock.now();
     for leased in events {
         let event = fetched
             .binary_search_by_key(&leased.offset, |event| event.offset)
@@ -215,22 +218,19 @@ async fn received(
             shards.send(route.topic, command).await;
             continue;
         };
-        let token = broker.tokens().seal(token(route.number, leased));
-        if count > 0 {
+        if !delivered.is_empty() {
             out.push(b',');
         }
-        let properties = format!(
-            "{{\"brokerProperties\":{{\"lockToken\":\"{token}\",\"deliveryCount\":{}}},\"event\":",
-            leased.delivery
-        );
-        out.extend_from_slice(properties.as_bytes());
+        out.extend_from_slice(b"{\"brokerProperties\":{\"lockToken\":\"");
+        broker.tokens().seal_into(token(route.number, leased), &mut out);
+        // Writing to memory cannot fail.
+        let _ = write!(out, "\",\"deliveryCount\":{}}},\"event\":", leased.delivery);
         render::pull_event(&event, &mut out);
         out.push(b'}');
-        count += 1;
-        outside.deliveries.push(Delivery {
+        delivered.push(Delivery {
             seq: 0,
             subscription: route.number,
-            time: outside.clock.now(),
+            time,
             offset: leased.offset,
             attempt: leased.delivery,
             outcome: "Received",
@@ -240,15 +240,20 @@ async fn received(
     }
     out.extend_from_slice(b"]}");
     unsent.tokens.clear();
-    outside.metrics.received_events.fetch_add(count, Ordering::Relaxed);
+    outside.metrics.received_events.fetch_add(delivered.len() as u64, Ordering::Relaxed);
+    outside.deliveries.extend(delivered);
     Ok(gridwire_http::json(StatusCode::OK, out))
 }
 
 #[derive(serde::Deserialize)]
-struct SettleBody {
-    #[serde(rename = "lockTokens")]
-    lock_tokens: Vec<String>,
+struct SettleBody<'a> {
+    #[serde(rename = "lockTokens", borrow)]
+    lock_tokens: Vec<TokenText<'a>>,
 }
+
+/// Borrowed from the body unless it was written with escapes.
+#[derive(serde::Deserialize, PartialEq, Eq, Hash)]
+struct TokenText<'a>(#[serde(borrow)] Cow<'a, str>);
 
 pub(super) async fn settle(
     broker: &Broker,
@@ -278,7 +283,7 @@ pub(super) async fn settle(
     // Tokens of another subscription are not tokens here.
     let opened: Vec<Option<LockToken>> = texts
         .iter()
-        .map(|text| broker.tokens().open(text).filter(|token| token.subscription == route.number))
+        .map(|text| broker.tokens().open(&text.0).filter(|token| token.subscription == route.number))
         .collect();
     let tokens: Vec<LockToken> = opened.iter().copied().flatten().collect();
     let results = if tokens.is_empty() {
@@ -297,41 +302,76 @@ pub(super) async fn settle(
         }
     };
     let mut results = results.into_iter();
-    let mut succeeded = Vec::new();
+    let results: Vec<Result<(), Refusal>> =
+        opened.iter().map(|token| result_of(token.is_some(), &mut results)).collect();
+    let mut out = Vec::with_capacity(texts.len() * 64 + 64);
+    out.extend_from_slice(b"{\"failedLockTokens\":");
+    let failed = failures(&texts, &results);
+    // Writing to memory cannot fail.
+    let _ = serde_json::to_writer(&mut out, &failed);
+    out.extend_from_slice(b",\"succeededLockTokens\":[");
+    let mut succeeded = 0u64;
+    for (text, _) in texts.iter().zip(&results).filter(|(_, result)| result.is_ok()) {
+        if succeeded > 0 {
+            out.push(b',');
+        }
+        // It was opened, so it is written in letters that JSON does not escape.
+        out.push(b'"');
+        out.extend_from_slice(text.0.as_bytes());
+        out.push(b'"');
+        succeeded += 1;
+    }
+    out.extend_from_slice(b"]}");
+    let metrics = &broker.outside().metrics;
+    metrics.settled_tokens.fetch_add(succeeded, Ordering::Relaxed);
+    metrics.failed_tokens.fetch_add(failed.len() as u64, Ordering::Relaxed);
+    Ok(gridwire_http::json(StatusCode::OK, out))
+}
+
+/// Code and message.
+type Refusal = (&'static str, &'static str);
+
+/// What came of one token; the next of `results` when it was one of this subscription.
+fn result_of(
+    opened: bool,
+    results: &mut impl Iterator<Item = Result<(), TokenError>>,
+) -> Result<(), Refusal> {
+    if !opened {
+        return Err(("BadToken", "The lock token is not valid for this event subscription."));
+    }
+    match results.next() {
+        Some(Ok(())) => Ok(()),
+        Some(Err(TokenError::Lost)) => Err(("TokenLost", "Token has expired.")),
+        Some(Err(TokenError::RenewedTooLong)) => {
+            Err(("TokenLost", "The lock was first granted more than an hour ago and cannot be renewed."))
+        }
+        None => Err(("InternalServerError", "No result for this token.")),
+    }
+}
+
+/// The entries of those that were refused. A token that is there more than once is told of once: its first
+/// use decided.
+fn failures(texts: &[TokenText<'_>], results: &[Result<(), Refusal>]) -> Vec<serde_json::Value> {
+    if results.iter().all(Result::is_ok) {
+        return Vec::new();
+    }
+    let mut seen: HashSet<&TokenText<'_>> = HashSet::with_capacity(texts.len());
     let mut failed = Vec::new();
-    let mut seen: HashSet<&str> = HashSet::with_capacity(texts.len());
-    for (text, token) in texts.iter().zip(&opened) {
-        let result = match token {
-            None => Err(("BadToken", "The lock token is not valid for this event subscription.")),
-            Some(_) => match results.next() {
-                Some(Ok(())) => Ok(()),
-                Some(Err(TokenError::Lost)) => Err(("TokenLost", "Token has expired.")),
-                Some(Err(TokenError::RenewedTooLong)) => Err((
-                    "TokenLost",
-                    "The lock was first granted more than an hour ago and cannot be renewed.",
-                )),
-                None => Err(("InternalServerError", "No result for this token.")),
-            },
-        };
-        let repeated = !seen.insert(text);
-        match result {
-            Ok(()) => succeeded.push(text),
-            // Told once: the first use of the same token decided.
-            Err(_) if repeated => {}
-            Err((code, message)) => failed.push(serde_json::json!({
-                "lockToken": text,
+    for (text, result) in texts.iter().zip(results) {
+        let first = seen.insert(text);
+        if let Err((code, message)) = result
+            && first
+        {
+            failed.push(serde_json::json!({
+                "lockToken": text.0,
                 "error": { "code": code, "message": message },
                 // What clients of api-version 2023-11-01 look at.
                 "errorCode": code,
                 "errorDescription": message,
-            })),
+            }));
         }
     }
-    let metrics = &broker.outside().metrics;
-    metrics.settled_tokens.fetch_add(succeeded.len() as u64, Ordering::Relaxed);
-    metrics.failed_tokens.fetch_add(failed.len() as u64, Ordering::Relaxed);
-    let answer = serde_json::json!({ "failedLockTokens": failed, "succeededLockTokens": succeeded });
-    Ok(gridwire_http::json(StatusCode::OK, answer.to_string()))
+    failed
 }
 
 fn release_delay(parts: &Parts) -> Result<Duration, ApiError> {

@@ -262,7 +262,12 @@ impl Queue {
         for token in tokens {
             let held = match self.holder(token, now) {
                 // The same token twice in one request: the first use settles it.
-                Ok(_) if together.contains(&token.offset) && verb != SettleVerb::RenewLock => {
+                // Tokens usually come in the order they were handed out, so there is nothing to look through.
+                Ok(_)
+                    if verb != SettleVerb::RenewLock
+                        && together.last().is_some_and(|last| token.offset <= *last)
+                        && together.contains(&token.offset) =>
+                {
                     results.push(Err(TokenError::Lost));
                     continue;
                 }

@@ -127,9 +127,11 @@ impl QueueState {
     fn settle(&mut self, how: Settlement, floor: Offset, offsets: &[Offset]) {
         for offset in offsets {
             self.forget(offset.0);
-            if offset.0 >= self.floor {
-                self.settled.insert(offset.0);
-            }
+        }
+        for run in offsets.chunk_by(|left, right| left.0.checked_add(1) == Some(right.0)) {
+            let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+            // Empty when all of it is below the floor.
+            self.settled.insert_range(first.0.max(self.floor)..=last.0);
         }
         self.raise_floor(floor.0);
         let count = offsets.len() as u64;
@@ -323,5 +325,13 @@ mod tests {
         state.apply(&settle(4, 4));
         assert!(state.knows(0) && state.knows(4) && !state.knows(5));
         assert_eq!(state.totals.delivered, 2);
+        let offsets = [9, 10, 11, 7, 2, 3, 4].map(Offset).to_vec();
+        state.apply(&Decision::Settled {
+            subscription,
+            how: Settlement::Delivered,
+            floor: Offset(3),
+            offsets,
+        });
+        assert_eq!(state.settled.iter().collect::<Vec<_>>(), [4, 7, 9, 10, 11], "none below the floor");
     }
 }

@@ -119,16 +119,20 @@ impl<'a> Window<'a> {
         if let Some(skip) = skip.filter(|skip| skip.saturating_add(want) <= self.buffer.len()) {
             return Ok(&self.buffer[skip..]);
         }
-        self.buffer.resize(len.max(self.ahead).min(left), 0);
+        // The beginning of a frame that is longer than what was read ahead is not read again.
+        let kept = skip.filter(|skip| *skip < self.buffer.len()).unwrap_or(self.buffer.len());
+        self.buffer.drain(..kept);
         self.at = at;
-        let got = match self.file.read_at(&mut self.buffer, at) {
+        let kept = self.buffer.len();
+        self.buffer.resize(len.max(self.ahead).min(left), 0);
+        let got = match self.file.read_at(&mut self.buffer[kept..], at + kept as u64) {
             Ok(got) => got,
             Err(error) => {
                 self.buffer.clear();
                 return Err(error);
             }
         };
-        self.buffer.truncate(got);
+        self.buffer.truncate(kept + got);
         Ok(&self.buffer)
     }
 
