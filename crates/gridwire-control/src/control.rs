@@ -32,6 +32,7 @@ use crate::plan::{Preconditions, Write};
 use crate::provider;
 use crate::request::{self, Query, Target};
 use crate::sealer::Sealer;
+use crate::strict;
 
 /// Why the control plane could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -325,7 +326,8 @@ impl Control {
                 let patch = request.method() == Method::PATCH;
                 let (head, body) = request.into_parts();
                 let body = body::read(&head.headers, body).await?;
-                let operation = Operation::Write(Write { patch, body });
+                let strict = strict::is_asked_for(&head.headers);
+                let operation = Operation::Write(Write { patch, strict, body });
                 let entry = self.change(Change { address, operation, preconditions }, peer, ids).await?;
                 let status = if patch { kind.patch.status } else { StatusCode::CREATED.as_u16() };
                 let status = StatusCode::from_u16(status).map_err(|_| internal())?;

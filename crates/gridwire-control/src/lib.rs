@@ -34,6 +34,7 @@ mod plan;
 mod provider;
 mod request;
 mod sealer;
+mod strict;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::address::{Address, Form};
 use crate::document::{Document, Entry, Envelope, Numbers, Resources, not_found, parent_not_found};
 use crate::kinds::{Admission, Ground, Kind, Patch};
 use crate::members::Members;
+use crate::strict;
 
 /// Conditions of a request about the resource's revision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +48,8 @@ impl Preconditions {
 #[derive(Clone, Debug)]
 pub(crate) struct Write {
     pub patch: bool,
+    /// Refuse what is not understood ([`strict`]); of a PUT only.
+    pub strict: bool,
     pub body: Map<String, Value>,
 }
 
@@ -108,6 +111,9 @@ pub(crate) fn plan(
     let at = if write.patch && kind.patch.flat { "" } else { "properties" };
     let spec = (kind.read)(&Members::new(&properties, at), ground)?;
     let Judgement { now, allow_http_webhooks } = judgement;
+    if write.strict && !write.patch {
+        strict::check(&write.body, &spec.properties())?;
+    }
     spec.admit(Admission { ground, now, allow_http_webhooks })?;
 
     let webhook = spec.facts().subscription().and_then(|facts| facts.webhook.clone());

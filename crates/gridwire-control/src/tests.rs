@@ -6,6 +6,7 @@ mod life_cycles;
 mod lists;
 mod refusals;
 mod routes;
+mod strictness;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -196,7 +196,7 @@ pub(crate) async fn apply(wanted: &Wanted, management: &Management) -> Result<Ch
     }
     let after = management.put(&wanted.id, &wanted.body).await?;
     // A default that is not known here looks like a difference until the server has judged it.
-    let secret = differing.iter().any(|path| path.ends_with("endpointUrl"));
+    let secret = differing.iter().any(|path| SECRETS.iter().any(|name| path.ends_with(name)));
     let same = ["properties", "tags", "sku"].iter().all(|part| before.get(part) == after.get(part));
     Ok(if same && !secret { Change::Nothing } else { Change::Update(differing) })
 }
@@ -212,9 +212,21 @@ async fn with_secrets(wanted: &Wanted, mut current: Value, management: &Manageme
         {
             properties.insert("endpointUrl".to_owned(), url["endpointUrl"].clone());
         }
+        if wanted.is_subscription
+            && wanted.body.pointer(&format!("{place}/properties/{ATTRIBUTES}")).is_some()
+            && let Some(Value::Object(properties)) = current.pointer_mut(&format!("{place}/properties"))
+            && let Ok(attributes) = management.act(&wanted.id, "getDeliveryAttributes").await
+        {
+            properties.insert(ATTRIBUTES.to_owned(), attributes["value"].clone());
+        }
     }
     current
 }
+
+const ATTRIBUTES: &str = "deliveryAttributeMappings";
+
+/// Members that a GET does not show whole: that two answers look alike does not say that nothing changed.
+const SECRETS: [&str; 2] = ["endpointUrl", ATTRIBUTES];
 
 /// Where an event subscription of either tier keeps its webhook.
 const DESTINATIONS: [&str; 2] =

@@ -195,6 +195,11 @@ pub(crate) fn namespace_id(scope: &Scope, namespace: &str) -> String {
     format!("{}/namespaces/{namespace}", scope.provider())
 }
 
+/// Where the data plane takes requests for a namespace: the base address of SDKs, without scheme and host.
+pub(crate) fn namespace_path(scope: &Scope, namespace: &str) -> String {
+    format!("{}/namespaces/{namespace}", scope.prefix())
+}
+
 /// The path of a list: `topics`, `namespaces`, or children of a resource.
 pub(crate) fn list_in_group(scope: &Scope, kind: &str) -> String {
     format!("{}/{kind}", scope.provider())
@@ -287,7 +292,8 @@ impl Management {
         }
     }
 
-    /// Creates the resource or replaces it.
+    /// Creates the resource or replaces it. Members that the server does not understand are refused: a
+    /// misspelled filter would deliver everything.
     pub(crate) async fn put(&self, id: &str, body: &Value) -> Result<Value, ManagementError> {
         self.call(Method::PUT, &versioned(id), Some(body), PUT_TIMEOUT).await
     }
@@ -338,7 +344,8 @@ impl Management {
             .header(header::ACCEPT, "application/json")
             .header("x-ms-client-request-id", format!("cli-{}-{number}", std::process::id()));
         if body.is_some() {
-            request = request.header(header::CONTENT_TYPE, "application/json");
+            request =
+                request.header(header::CONTENT_TYPE, "application/json").header("prefer", "handling=strict");
         }
         let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
         let answer = self.client.send(request.body(body)?, patience).await?;

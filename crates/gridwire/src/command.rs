@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod config;
 pub(crate) mod doctor;
+pub(crate) mod hint;
 pub(crate) mod publish;
 pub(crate) mod pull;
 pub(crate) mod resources;

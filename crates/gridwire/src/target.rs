@@ -66,6 +66,10 @@ pub(crate) struct Target {
     pub(crate) scope: Scope,
     pub(crate) reach: Reach,
     pub(crate) management: Management,
+    /// What a command must carry to mean this server and scope: empty, or flags with a space before each.
+    pub(crate) flags: String,
+    /// Where the server takes plain http, when that is known.
+    pub(crate) http: Option<String>,
 }
 
 /// The real network and time.
@@ -107,7 +111,39 @@ impl TargetArgs {
         let token = self.token()?;
         let reach = real_reach();
         let client = Client::new(base, &self.trust(), reach.clone())?;
-        Ok(Target { scope: self.scope()?, reach, management: Management::new(client, token) })
+        Ok(Target {
+            scope: self.scope()?,
+            reach,
+            management: Management::new(client, token),
+            flags: self.flags(),
+            http: if self.server.is_none() { self.addresses().ok().map(|found| found.http) } else { None },
+        })
+    }
+
+    /// The flags that were given, for a line that a person can paste.
+    fn flags(&self) -> String {
+        let mut flags = String::new();
+        let mut add = |name: &str, value: &str| {
+            let plain = value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./:".contains(&byte));
+            let value = if plain { value.to_owned() } else { format!("'{}'", value.replace('\'', "'\\''")) };
+            flags.push_str(&format!(" {name} {value}"));
+        };
+        if let Some(dir) = &self.data_dir {
+            add("--data-dir", &dir.display().to_string());
+        }
+        if let Some(server) = &self.server {
+            add("--server", server);
+        }
+        if let Some(ca) = &self.ca {
+            add("--ca", &ca.display().to_string());
+        }
+        if self.subscription_id != Scope::DEFAULT_SUBSCRIPTION {
+            add("--subscription-id", &self.subscription_id);
+        }
+        if self.resource_group != Scope::DEFAULT_GROUP {
+            add("-g", &self.resource_group);
+        }
+        flags
     }
 
     pub(crate) fn addresses(&self) -> anyhow::Result<Addresses> {

@@ -12,6 +12,7 @@ use gridwire_outside::system::SystemRng;
 use http::{Method, Request, header};
 use serde_json::{Map, Value, json};
 
+use super::hint;
 use crate::arm::{Refusal, Scope, Topic};
 use crate::client::{ANSWER_TIMEOUT, Client};
 use crate::output::Output;
@@ -85,16 +86,29 @@ pub(crate) async fn run(args: &PublishArgs, target: &TargetArgs, output: Output)
     let topic = Topic::parse(&args.topic)?;
     let text = read_data(args)?;
     let target = target.find()?;
-    let schema = schema(&topic, &target).await?;
+    match publish(args, &topic, &text, &target, output).await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(hint::explain(error, hint::missing_topic(&topic, &target).await)),
+    }
+}
+
+async fn publish(
+    args: &PublishArgs,
+    topic: &Topic,
+    text: &str,
+    target: &Target,
+    output: Output,
+) -> anyhow::Result<()> {
+    let schema = schema(topic, target).await?;
     let key = match &args.key {
         Some(key) => key.clone(),
-        None => first_key(&topic, &target).await?,
+        None => first_key(topic, target).await?,
     };
     let rng = SystemRng::new();
-    let events = make_events(args, &text, schema, &rng, target.reach.clock.now())?;
+    let events = make_events(args, text, schema, &rng, target.reach.clock.now())?;
     let client = target.management.client();
     for batch in batches(&events) {
-        send(client, &topic, &target.scope, schema, &key, batch).await?;
+        send(client, topic, &target.scope, schema, &key, batch).await?;
     }
     let ids: Vec<&str> = events.iter().filter_map(|event| event["id"].as_str()).collect();
     if output.is_json() {
@@ -131,9 +145,8 @@ async fn schema(topic: &Topic, target: &Target) -> anyhow::Result<Schema> {
     if topic.is_namespace() {
         return Ok(Schema::CloudEvents);
     }
-    let resource = target.management.get(&topic.id(&target.scope)).await?.with_context(|| {
-        format!("there is no topic `{topic}`; create it with `gridwire topic create {topic}`")
-    })?;
+    let resource = target.management.get(&topic.id(&target.scope)).await?;
+    let resource = resource.with_context(|| format!("there is no topic `{topic}`"))?;
     Ok(match resource["properties"]["inputSchema"].as_str() {
         Some("CloudEventSchemaV1_0") => Schema::CloudEvents,
         Some("CustomEventSchema") => Schema::Custom,

@@ -8,11 +8,12 @@ use clap::Args;
 use http::{Method, Request, header};
 use serde_json::{Value, json};
 
+use super::hint;
 use super::publish::first_key;
 use crate::arm::{Refusal, Scope, Subscription};
 use crate::client::{ANSWER_TIMEOUT, Client};
 use crate::output::{Output, printable};
-use crate::target::TargetArgs;
+use crate::target::{Target, TargetArgs};
 
 pub(crate) const RECEIVE_HELP: &str = "\
 Examples:
@@ -131,16 +132,21 @@ pub(crate) async fn receive(args: &ReceiveArgs, target: &TargetArgs, output: Out
     ensure!((10..=120).contains(&args.wait), "--wait takes 10 to 120 seconds");
     let subscription = pull_subscription(&args.subscription)?;
     let target = target.find()?;
-    let key = match &args.key {
-        Some(key) => key.clone(),
-        None => first_key(&subscription.topic, &target).await?,
-    };
-    let puller = Puller {
-        client: target.management.client(),
-        subscription: &subscription,
-        scope: &target.scope,
-        key: &key,
-    };
+    match receive_from(args, &subscription, &target, output).await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(hint::explain(error, hint::missing_subscription(&subscription, &target).await)),
+    }
+}
+
+async fn receive_from(
+    args: &ReceiveArgs,
+    subscription: &Subscription,
+    target: &Target,
+    output: Output,
+) -> anyhow::Result<()> {
+    let key = key(args.key.as_ref(), subscription, target).await?;
+    let client = target.management.client();
+    let puller = Puller { client, subscription, scope: &target.scope, key: &key };
     let answer = puller.receive(args.max, args.wait).await?;
     if output.is_json() {
         output.json(&answer)?;
@@ -157,7 +163,8 @@ pub(crate) async fn receive(args: &ReceiveArgs, target: &TargetArgs, output: Out
         }
     } else if !tokens.is_empty() && !output.is_json() {
         output.remark(format_args!(
-            "these events are locked for you; settle them with\n  gridwire acknowledge {subscription} LOCK_TOKEN..."
+            "these events are locked for you; settle them with\n  gridwire acknowledge {subscription} LOCK_TOKEN...{}",
+            target.flags
         ));
     }
     Ok(())
@@ -180,17 +187,15 @@ pub(crate) async fn settle(
     };
     let subscription = pull_subscription(&args.subscription)?;
     let target = target.find()?;
-    let key = match &args.key {
-        Some(key) => key.clone(),
-        None => first_key(&subscription.topic, &target).await?,
+    let key = key(args.key.as_ref(), &subscription, &target).await?;
+    let client = target.management.client();
+    let puller = Puller { client, subscription: &subscription, scope: &target.scope, key: &key };
+    let answer = match puller.settle(operation, &query, &args.tokens).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            return Err(hint::explain(error, hint::missing_subscription(&subscription, &target).await));
+        }
     };
-    let puller = Puller {
-        client: target.management.client(),
-        subscription: &subscription,
-        scope: &target.scope,
-        key: &key,
-    };
-    let answer = puller.settle(operation, &query, &args.tokens).await?;
     if output.is_json() {
         output.json(&answer)?;
     }
@@ -199,6 +204,18 @@ pub(crate) async fn settle(
         output.line(said)?;
     }
     Ok(())
+}
+
+/// The key to ask with: the one that was given, or the first that management tells.
+async fn key(
+    given: Option<&String>,
+    subscription: &Subscription,
+    target: &Target,
+) -> anyhow::Result<String> {
+    match given {
+        Some(key) => Ok(key.clone()),
+        None => first_key(&subscription.topic, target).await,
+    }
 }
 
 fn pull_subscription(text: &str) -> anyhow::Result<Subscription> {

@@ -4,13 +4,14 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
+use super::hint;
 use crate::arm::{self, Scope, Subscription, Topic};
 use crate::output::Output;
 use crate::target::{Target, TargetArgs};
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum TopicCommand {
-    /// Create a topic, or change it
+    /// Create a topic, or change what is named of one that is there
     #[command(after_help = "\
 Examples:
   gridwire topic create orders --schema cloud-events     a custom topic: pushes to webhooks
@@ -19,8 +20,9 @@ Examples:
         /// `orders`, or `shop/jobs` in a namespace
         topic: String,
         /// What its events look like; topics of a namespace take `CloudEvents` only
-        #[arg(long, value_enum, default_value_t)]
-        schema: InputSchema,
+        /// [default: cloud-events]
+        #[arg(long, value_enum)]
+        schema: Option<InputSchema>,
         /// Days that undelivered events are kept; topics of a namespace only
         #[arg(long, value_name = "DAYS")]
         retention: Option<u32>,
@@ -35,7 +37,7 @@ Examples:
         /// `orders`, or `shop/jobs` in a namespace
         topic: String,
     },
-    /// Show the access keys to publish with
+    /// Show the topic's own access keys
     Keys {
         /// `orders`, or `shop/jobs` in a namespace
         topic: String,
@@ -49,7 +51,7 @@ Examples:
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum NamespaceCommand {
-    /// Create a namespace
+    /// Create a namespace; one that is there stays as it is
     #[command(after_help = "Example:\n  gridwire namespace create shop && gridwire topic create shop/jobs")]
     Create {
         /// Its name: 3 to 50 letters, digits and hyphens, such as `shop`
@@ -151,10 +153,9 @@ pub(crate) struct CreateArgs {
     dead_letter_container: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum InputSchema {
     /// `CloudEvents` 1.0
-    #[default]
     CloudEvents,
     /// The Event Grid event schema
     EventGrid,
@@ -174,19 +175,22 @@ pub(crate) async fn topic(command: &TopicCommand, target: &TargetArgs, output: O
     match command {
         TopicCommand::Create { topic, schema, retention } => {
             let topic = Topic::parse(topic)?;
-            let body = topic_body(&topic, *schema, *retention)?;
-            let resource = management.put(&topic.id(scope), &body).await.with_context(|| match &topic {
-                Topic::Namespace { namespace, .. } => {
-                    format!("failed to create the topic `{topic}` (the namespace must exist: `gridwire namespace create {namespace}`)")
-                }
-                Topic::Custom { .. } => format!("failed to create the topic `{topic}`"),
-            })?;
+            let existing = management.get(&topic.id(scope)).await?;
+            let (done, resource) = create_topic(&topic, existing, *schema, *retention, &target).await?;
             let next = if topic.is_namespace() {
                 format!("gridwire subscription create {topic}/NAME")
             } else {
                 format!("gridwire subscription create {topic}/NAME --webhook URL")
             };
-            created(&resource, &format!("topic {topic}"), &next, output)
+            let endpoints = match &topic {
+                Topic::Custom { .. } => endpoints(
+                    text(&resource, "/properties/endpoint"),
+                    topic.publish_path(scope).split('?').next().unwrap_or_default(),
+                    &target,
+                ),
+                Topic::Namespace { .. } => Vec::new(),
+            };
+            tell(done, &resource, &format!("topic {topic}"), &endpoints, &next, &target, output)
         }
         TopicCommand::List { namespace: None } => {
             let topics = management.list(&arm::list_in_group(scope, "topics")).await?;
@@ -210,8 +214,16 @@ pub(crate) async fn topic(command: &TopicCommand, target: &TargetArgs, output: O
             };
             list(&topics, &["name", "retention days"], row, output)
         }
-        TopicCommand::Show { topic } => show(&Topic::parse(topic)?.id(scope), topic, &target, output).await,
-        TopicCommand::Keys { topic } => keys(&Topic::parse(topic)?.key_holder(scope), &target, output).await,
+        TopicCommand::Show { topic } => {
+            let parsed = Topic::parse(topic)?;
+            let shown = show(&parsed.id(scope), topic, &target, output).await;
+            explained(shown, hint::missing_topic(&parsed, &target)).await
+        }
+        TopicCommand::Keys { topic } => {
+            let parsed = Topic::parse(topic)?;
+            let shown = keys(&parsed.id(scope), &target, output).await;
+            explained(shown, hint::missing_topic(&parsed, &target)).await
+        }
         TopicCommand::Delete { topic } => {
             delete(&Topic::parse(topic)?.id(scope), topic, &target, output).await
         }
@@ -228,17 +240,27 @@ pub(crate) async fn namespace(
     let id = |name: &str| anyhow::Ok(arm::namespace_id(scope, &arm::name(name)?));
     match command {
         NamespaceCommand::Create { namespace } => {
-            let body = json!({ "location": "local", "properties": {} });
-            let resource = target.management.put(&id(namespace)?, &body).await?;
+            let id = id(namespace)?;
+            let (done, resource) = match target.management.get(&id).await? {
+                Some(existing) => (Done::Nothing, existing),
+                None => {
+                    let body = json!({ "location": "local", "properties": {} });
+                    (Done::Created, target.management.put(&id, &body).await?)
+                }
+            };
+            let path = arm::namespace_path(scope, namespace);
+            let endpoints = endpoints(namespace_endpoint(&resource, &path), &path, &target);
             let next = format!("gridwire topic create {namespace}/TOPIC");
-            created(&resource, &format!("namespace {namespace}"), &next, output)
+            tell(done, &resource, &format!("namespace {namespace}"), &endpoints, &next, &target, output)
         }
         NamespaceCommand::List => {
             let namespaces = target.management.list(&arm::list_in_group(scope, "namespaces")).await?;
             let row = |entry: &Value| {
-                vec![text(entry, "/name"), text(entry, "/properties/topicsConfiguration/hostname")]
+                let name = text(entry, "/name");
+                let endpoint = namespace_endpoint(entry, &arm::namespace_path(scope, &name));
+                vec![name, endpoint]
             };
-            list(&namespaces, &["name", "hostname"], row, output)
+            list(&namespaces, &["name", "endpoint"], row, output)
         }
         NamespaceCommand::Show { namespace } => show(&id(namespace)?, namespace, &target, output).await,
         NamespaceCommand::Keys { namespace } => keys(&id(namespace)?, &target, output).await,
@@ -256,19 +278,18 @@ pub(crate) async fn subscription(
     match command {
         SubscriptionCommand::Create(args) => {
             let subscription = Subscription::parse(&args.subscription)?;
-            let schema = delivery_schema(args, &subscription, &target).await?;
-            let body = subscription_body(args, &subscription, schema)?;
-            let resource = target
-                .management
-                .put(&subscription.id(scope), &body)
-                .await
-                .with_context(|| format!("failed to create the subscription `{subscription}`"))?;
+            let made = create_subscription(args, &subscription, &target).await;
+            let missing = async {
+                // Without its topic it can't be made; that it is not there itself is no reason.
+                hint::missing_topic(&subscription.topic, &target).await
+            };
+            let (done, resource) = explained(made, missing).await?;
             let next = if args.webhook.is_some() {
                 format!("gridwire publish {} '{{\"hello\": \"world\"}}'", subscription.topic)
             } else {
                 format!("gridwire receive {subscription} --ack")
             };
-            created(&resource, &format!("subscription {subscription}"), &next, output)
+            tell(done, &resource, &format!("subscription {subscription}"), &[], &next, &target, output)
         }
         SubscriptionCommand::List { topic } => {
             let id = Topic::parse(topic)?.id(scope);
@@ -285,7 +306,9 @@ pub(crate) async fn subscription(
             list(&all, &["name", "mode", "endpoint", "state"], row, output)
         }
         SubscriptionCommand::Show { subscription } => {
-            show(&Subscription::parse(subscription)?.id(scope), subscription, &target, output).await
+            let parsed = Subscription::parse(subscription)?;
+            let shown = show(&parsed.id(scope), subscription, &target, output).await;
+            explained(shown, hint::missing_subscription(&parsed, &target)).await
         }
         SubscriptionCommand::Delete { subscription } => {
             delete(&Subscription::parse(subscription)?.id(scope), subscription, &target, output).await
@@ -313,21 +336,119 @@ fn endpoint_of(subscription: &Value) -> String {
     basic
 }
 
-fn created(resource: &Value, label: &str, next: &str, output: Output) -> anyhow::Result<()> {
+/// What a create did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    Created,
+    Changed,
+    Replaced,
+    Nothing,
+}
+
+/// Creates the topic, or changes of an existing one what was asked for and nothing else: a line that is
+/// pasted again must not reset what somebody has set since.
+async fn create_topic(
+    topic: &Topic,
+    existing: Option<Value>,
+    schema: Option<InputSchema>,
+    retention: Option<u32>,
+    target: &Target,
+) -> anyhow::Result<(Done, Value)> {
+    let id = topic.id(&target.scope);
+    let wanted = topic_body(topic, schema, retention)?;
+    let Some(existing) = existing else {
+        let created = target.management.put(&id, &wanted).await;
+        let created = created.with_context(|| format!("failed to create the topic `{topic}`"));
+        let missing = async {
+            match topic {
+                // Only its namespace can be missing.
+                Topic::Namespace { .. } => hint::missing_namespace(topic, target).await,
+                Topic::Custom { .. } => None,
+            }
+        };
+        return Ok((Done::Created, explained(created, missing).await?));
+    };
+    let Value::Object(asked) = &wanted["properties"] else { bail!("a topic's properties are an object") };
+    let mut changes = asked.iter().filter(|(name, value)| existing["properties"][name.as_str()] != **value);
+    let named = schema.is_some() || retention.is_some();
+    if !named || changes.next().is_none() {
+        return Ok((Done::Nothing, existing));
+    }
+    let mut body = existing;
+    for (name, value) in asked {
+        body["properties"][name.as_str()] = value.clone();
+    }
+    let changed = target.management.put(&id, &body).await;
+    Ok((Done::Changed, changed.with_context(|| format!("failed to change the topic `{topic}`"))?))
+}
+
+async fn create_subscription(
+    args: &CreateArgs,
+    subscription: &Subscription,
+    target: &Target,
+) -> anyhow::Result<(Done, Value)> {
+    let id = subscription.id(&target.scope);
+    let schema = delivery_schema(args, subscription, target).await?;
+    let body = subscription_body(args, subscription, schema)?;
+    let was_there = target.management.get(&id).await?.is_some();
+    let resource = target.management.put(&id, &body).await;
+    let resource =
+        resource.with_context(|| format!("failed to create the subscription `{subscription}`"))?;
+    Ok((if was_there { Done::Replaced } else { Done::Created }, resource))
+}
+
+/// An error is explained by what is missing, which is looked for only then.
+async fn explained<T>(
+    result: anyhow::Result<T>,
+    missing: impl Future<Output = Option<String>>,
+) -> anyhow::Result<T> {
+    match result {
+        Ok(value) => Ok(value),
+        Err(error) => Err(hint::explain(error, missing.await)),
+    }
+}
+
+/// The base address that SDKs take for a namespace.
+fn namespace_endpoint(resource: &Value, path: &str) -> String {
+    let hostname = text(resource, "/properties/topicsConfiguration/hostname");
+    if hostname.is_empty() { String::new() } else { format!("https://{hostname}{path}") }
+}
+
+/// Where a resource takes requests, each with what to call it.
+fn endpoints(https: String, path: &str, target: &Target) -> Vec<(&'static str, String)> {
+    let mut endpoints = Vec::new();
+    if !https.is_empty() {
+        endpoints.push(("endpoint", https));
+    }
+    if let Some(http) = &target.http {
+        endpoints.push(("plain http", format!("http://{http}{path}")));
+    }
+    endpoints
+}
+
+fn tell(
+    done: Done,
+    resource: &Value,
+    label: &str,
+    endpoints: &[(&str, String)],
+    next: &str,
+    target: &Target,
+    output: Output,
+) -> anyhow::Result<()> {
     if output.is_json() {
         output.json(resource)?;
         return Ok(());
     }
-    output.line(format_args!("created {label}"))?;
-    for (name, pointer) in
-        [("endpoint", "/properties/endpoint"), ("hostname", "/properties/topicsConfiguration/hostname")]
-    {
-        let value = text(resource, pointer);
-        if !value.is_empty() {
-            output.line(format_args!("  {name}  {value}"))?;
-        }
+    match done {
+        Done::Created => output.line(format_args!("created {label}"))?,
+        Done::Changed => output.line(format_args!("changed {label}"))?,
+        Done::Replaced => output.line(format_args!("replaced {label}: it has exactly these settings now"))?,
+        Done::Nothing => output.line(format_args!("{label} is there already; nothing was changed"))?,
     }
-    output.remark(format_args!("next: {next}"));
+    for (name, value) in endpoints {
+        output.line(format_args!("  {name:<10}  {value}"))?;
+    }
+    output.remark(format_args!("next: {next}{}", target.flags));
     Ok(())
 }
 
@@ -376,7 +497,9 @@ async fn delete(id: &str, name: &str, target: &Target, output: Output) -> anyhow
     Ok(())
 }
 
-fn topic_body(topic: &Topic, schema: InputSchema, retention: Option<u32>) -> anyhow::Result<Value> {
+/// The topic as it is created; what is not said gets its default.
+fn topic_body(topic: &Topic, schema: Option<InputSchema>, retention: Option<u32>) -> anyhow::Result<Value> {
+    let schema = schema.unwrap_or(InputSchema::CloudEvents);
     if topic.is_namespace() {
         ensure!(schema == InputSchema::CloudEvents, "topics of a namespace take CloudEvents only");
         let mut properties = json!({ "publisherType": "Custom", "inputSchema": "CloudEventSchemaV1_0" });
@@ -414,9 +537,8 @@ async fn delivery_schema(
         }));
     }
     let topic = &subscription.topic;
-    let resource = target.management.get(&topic.id(&target.scope)).await?.with_context(|| {
-        format!("there is no topic `{topic}`; create it with `gridwire topic create {topic}`")
-    })?;
+    let resource = target.management.get(&topic.id(&target.scope)).await?;
+    let resource = resource.with_context(|| format!("there is no topic `{topic}`"))?;
     Ok(Some(match resource["properties"]["inputSchema"].as_str() {
         Some("CloudEventSchemaV1_0") => "CloudEventSchemaV1_0",
         Some("CustomEventSchema") => "CustomInputSchema",
