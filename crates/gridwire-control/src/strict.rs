@@ -10,8 +10,19 @@ use serde_json::{Map, Value};
 use crate::members::invalid;
 
 /// What a resource may carry beside its properties.
-const BESIDE: &[&str] =
-    &["id", "name", "type", "location", "tags", "sku", "identity", "systemData", "etag", "kind", "properties"];
+const BESIDE: &[&str] = &[
+    "id",
+    "name",
+    "type",
+    "location",
+    "tags",
+    "sku",
+    "identity",
+    "systemData",
+    "etag",
+    "kind",
+    "properties",
+];
 
 /// What the server writes: read by many a client and sent back as it came.
 const WRITTEN_BY_US: &[&str] = &[

@@ -69,7 +69,7 @@ pub(crate) struct Target {
     /// What a command must carry to mean this server and scope: empty, or flags with a space before each.
     pub(crate) flags: String,
     /// Where the server takes plain http, when that is known.
-    pub(crate) http: Option<String>,
+    pub(crate) http: Option<Base>,
 }
 
 /// The real network and time.
@@ -116,8 +116,15 @@ impl TargetArgs {
             reach,
             management: Management::new(client, token),
             flags: self.flags(),
-            http: if self.server.is_none() { self.addresses().ok().map(|found| found.http) } else { None },
+            http: self.http(),
         })
+    }
+
+    fn http(&self) -> Option<Base> {
+        if self.server.is_some() {
+            return None;
+        }
+        Base::local(false, &self.addresses().ok()?.http).ok()
     }
 
     /// The flags that were given, for a line that a person can paste.

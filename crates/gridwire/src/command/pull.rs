@@ -207,11 +207,7 @@ pub(crate) async fn settle(
 }
 
 /// The key to ask with: the one that was given, or the first that management tells.
-async fn key(
-    given: Option<&String>,
-    subscription: &Subscription,
-    target: &Target,
-) -> anyhow::Result<String> {
+async fn key(given: Option<&String>, subscription: &Subscription, target: &Target) -> anyhow::Result<String> {
     match given {
         Some(key) => Ok(key.clone()),
         None => first_key(&subscription.topic, target).await,

@@ -392,8 +392,7 @@ async fn create_subscription(
     let body = subscription_body(args, subscription, schema)?;
     let was_there = target.management.get(&id).await?.is_some();
     let resource = target.management.put(&id, &body).await;
-    let resource =
-        resource.with_context(|| format!("failed to create the subscription `{subscription}`"))?;
+    let resource = resource.with_context(|| format!("failed to create the subscription `{subscription}`"))?;
     Ok((if was_there { Done::Replaced } else { Done::Created }, resource))
 }
 
@@ -421,7 +420,7 @@ fn endpoints(https: String, path: &str, target: &Target) -> Vec<(&'static str, S
         endpoints.push(("endpoint", https));
     }
     if let Some(http) = &target.http {
-        endpoints.push(("plain http", format!("http://{http}{path}")));
+        endpoints.push(("plain http", format!("{http}{path}")));
     }
     endpoints
 }

@@ -11,9 +11,11 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::hint;
 use super::resources::subscription_id;
+use crate::arm::{ManagementError, Subscription};
 use crate::output::{Output, printable};
-use crate::target::TargetArgs;
+use crate::target::{Target, TargetArgs};
 
 pub(crate) const HELP: &str = "\
 Examples:
@@ -23,6 +25,8 @@ Examples:
 
 /// Between two questions; what a person takes for \"at once\".
 const PAUSE: Duration = Duration::from_millis(300);
+/// Between two tries to reach a server that is away.
+const RECONNECT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct TailArgs {
@@ -44,7 +48,8 @@ struct Page {
 }
 
 pub(crate) async fn run(args: &TailArgs, target: &TargetArgs, output: Output) -> anyhow::Result<()> {
-    let target = target.find()?;
+    let from = target;
+    let mut target = from.find()?;
     let name = args.subscription.as_str();
     let key = if name.starts_with('/') || name.bytes().all(|byte| byte.is_ascii_digit()) {
         name.to_owned()
@@ -52,18 +57,45 @@ pub(crate) async fn run(args: &TailArgs, target: &TargetArgs, output: Output) ->
         subscription_id(name, &target.scope)?
     };
     ensure!(!key.is_empty(), "name a subscription, such as orders/billing");
-    let ask = async |after: Option<u64>| -> anyhow::Result<Page> {
+    let ask = async |target: &Target, after: Option<u64>| -> anyhow::Result<Page> {
         let page = target.management.read(&deliveries_path(&key, after)).await;
         let page = page.with_context(|| format!("failed to read the deliveries of `{name}`"))?;
         serde_json::from_value(page).context("failed to understand the server's answer")
     };
-    let mut after = if args.from_start { 0 } else { ask(None).await?.next };
+    let first = match ask(&target, None).await {
+        Ok(page) => page,
+        Err(error) => {
+            let missing = match Subscription::parse(name) {
+                Ok(subscription) => hint::missing_subscription(&subscription, &target).await,
+                Err(_) => None,
+            };
+            return Err(hint::explain(error, missing));
+        }
+    };
+    let mut after = if args.from_start { 0 } else { first.next };
     if !output.is_json() {
         output.remark(format_args!("watching the deliveries of {name}; Ctrl-C ends it"));
     }
     let mut seen = 0;
+    let mut lost = false;
     loop {
-        let page = ask(Some(after)).await?;
+        let page = match ask(&target, Some(after)).await {
+            Ok(page) => page,
+            // A server that restarts is waited for; one that says no is believed.
+            Err(error) if is_out_of_reach(&error) => {
+                if !std::mem::replace(&mut lost, true) {
+                    output.remark("the server is out of reach; waiting for it");
+                }
+                target.reach.clock.sleep(RECONNECT).await;
+                // It may come back on other ports.
+                target = from.find().unwrap_or(target);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        if std::mem::replace(&mut lost, false) {
+            output.remark("the server is back");
+        }
         for delivery in &page.deliveries {
             if output.is_json() {
                 output.json_line(delivery)?;
@@ -75,12 +107,17 @@ pub(crate) async fn run(args: &TailArgs, target: &TargetArgs, output: Output) ->
                 return Ok(());
             }
         }
-        // A full page is followed by the next at once.
+        // A full page is followed by the next at once. After a restart numbers begin anew, and so does `next`.
         if page.deliveries.is_empty() {
             target.reach.clock.sleep(PAUSE).await;
         }
         after = page.next;
     }
+}
+
+/// Whether the server was not there to answer at all.
+fn is_out_of_reach(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(ManagementError::Client(_))))
 }
 
 /// Where a subscription's deliveries are; a resource id is one escaped segment. Without `after`, nothing is

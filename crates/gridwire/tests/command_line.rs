@@ -1,0 +1,140 @@
+//! The command line against a server: what it says it did is what it did.
+
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use support::{Server, Sink};
+
+/// What a command printed, and whether it ended well.
+struct Said {
+    fine: bool,
+    out: String,
+    err: String,
+}
+
+impl Said {
+    #[track_caller]
+    fn fine(self) -> Self {
+        assert!(self.fine, "{}{}", self.out, self.err);
+        self
+    }
+
+    #[track_caller]
+    fn refused(self) -> Self {
+        assert!(!self.fine, "{}{}", self.out, self.err);
+        self
+    }
+
+    #[track_caller]
+    fn says(self, part: &str) -> Self {
+        assert!(
+            self.out.contains(part) || self.err.contains(part),
+            "no `{part}` in\n{}{}",
+            self.out,
+            self.err
+        );
+        self
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
+    }
+}
+
+fn gridwire(dir: &Path, line: &str) -> Said {
+    gridwire_with(dir, &line.split(' ').collect::<Vec<_>>())
+}
+
+fn gridwire_with(dir: &Path, arguments: &[&str]) -> Said {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gridwire"));
+    for variable in ["GRIDWIRE_OUTPUT", "GRIDWIRE_KEY", "GRIDWIRE_SERVER", "GRIDWIRE_MANAGEMENT_TOKEN"] {
+        command.env_remove(variable);
+    }
+    let output = command.args(arguments).arg("--data-dir").arg(dir).output().expect("the program runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Said { fine: output.status.success(), out: text(&output.stdout), err: text(&output.stderr) }
+}
+
+#[test]
+fn a_create_that_is_pasted_again_resets_nothing() {
+    let server = Server::start();
+    let dir = server.data_dir();
+    gridwire(&dir, "namespace create shop").fine().says("created namespace shop").says("/namespaces/shop");
+    gridwire(&dir, "topic create shop/jobs --retention 5").fine().says("created topic shop/jobs");
+    let again = gridwire(&dir, "topic create shop/jobs").fine().says("is there already");
+    // The next line can be pasted as it is.
+    again.says(&format!("subscription create shop/jobs/NAME --data-dir {}", dir.display()));
+    let days = |dir: &Path| {
+        gridwire(dir, "topic show shop/jobs").json()["properties"]["eventRetentionInDays"].clone()
+    };
+    assert_eq!(days(&dir), 5);
+    gridwire(&dir, "topic create shop/jobs --retention 3").fine().says("changed topic shop/jobs");
+    assert_eq!(days(&dir), 3);
+    gridwire(&dir, "namespace create shop").fine().says("is there already");
+    gridwire(&dir, "subscription create shop/jobs/workers --lock 120").fine().says("created subscription");
+    gridwire(&dir, "subscription create shop/jobs/workers").fine().says("replaced subscription");
+
+    let topic = gridwire(&dir, "topic keys shop/jobs --output json").fine().json();
+    let namespace = gridwire(&dir, "namespace keys shop --output json").fine().json();
+    assert_ne!(topic["key1"], namespace["key1"], "a topic has keys of its own");
+}
+
+#[test]
+fn a_name_that_is_not_there_is_explained_by_the_line_that_makes_it() {
+    let server = Server::start();
+    let dir = server.data_dir();
+    gridwire(&dir, "namespace create shop").fine();
+    gridwire(&dir, "topic create shop/jobs").fine();
+    gridwire(&dir, "topic create orders").fine();
+    for (line, said) in [
+        ("publish shop {}", "`shop` is a namespace: name one of its topics"),
+        ("publish shop/nope {}", "gridwire topic create shop/nope"),
+        ("publish nope/jobs {}", "gridwire namespace create nope"),
+        ("publish nope {}", "gridwire topic create nope"),
+        ("topic create nope/jobs", "gridwire namespace create nope"),
+        ("topic show shop", "`shop` is a namespace"),
+        ("receive shop/jobs/nope", "gridwire subscription create shop/jobs/nope"),
+        ("receive nope/jobs/nope", "gridwire namespace create nope"),
+        ("subscription create shop/nope/workers", "gridwire topic create shop/nope"),
+        ("subscription show orders/nope", "gridwire subscription create orders/nope"),
+        ("tail shop/jobs", "`shop` is a namespace: name topic and event subscription"),
+    ] {
+        gridwire(&dir, line).refused().says(said);
+    }
+}
+
+#[test]
+fn applying_a_file_refuses_what_nobody_understands_and_sees_changed_secrets() {
+    let server = Server::start();
+    let sink = Sink::start();
+    let dir = server.data_dir();
+    let file = server.scratch().join("grid.json");
+    let apply = |value: &Value, more: &[&str]| {
+        std::fs::write(&file, value.to_string()).expect("it is written");
+        let mut arguments = vec!["apply", "-f", file.to_str().expect("a plain path")];
+        arguments.extend(more);
+        gridwire_with(&dir, &arguments)
+    };
+    let grid = |filter: &str, secret: &str| {
+        json!({ "topics": [{ "name": "orders", "eventSubscriptions": [{ "name": "hook", "properties": {
+            "destination": { "endpointType": "WebHook", "properties": {
+                "endpointUrl": sink.url("/hook?code=1"),
+                "deliveryAttributeMappings": [{ "name": "X-Secret", "type": "Static",
+                    "properties": { "value": secret, "isSecret": true } }] } },
+            "filter": { filter: ["a"] } } }] }] })
+    };
+    apply(&grid("includedEventTypess", "v1"), &[]).refused().says("properties.filter.includedEventTypess");
+    gridwire(&dir, "subscription show orders/hook").refused();
+    apply(&grid("includedEventTypes", "v1"), &[]).fine().says("created");
+    apply(&grid("includedEventTypes", "v1"), &[]).fine().says("unchanged");
+    apply(&grid("includedEventTypes", "v1"), &["--dry-run"])
+        .fine()
+        .says("unchanged  subscription orders/hook");
+    apply(&grid("includedEventTypes", "v2"), &["--dry-run"]).fine().says("deliveryAttributeMappings");
+    apply(&grid("includedEventTypes", "v2"), &[]).fine().says("changed    subscription orders/hook");
+    apply(&grid("includedEventTypes", "v2"), &[]).fine().says("unchanged  subscription orders/hook");
+}
