@@ -61,9 +61,8 @@ impl<'o> Object<'o> {
 
 fn string(text: &str, out: &mut Vec<u8>) {
     // Nearly every attribute stands for itself. No early end: the loop goes over many bytes at once.
-    let escaped =
-        text.bytes().fold(false, |any, byte| any | (byte < b' ') | (byte == b'"') | (byte == b'\\'));
-    if !escaped {
+    let escaped = |byte| u8::from(byte < b' ') | u8::from(byte == b'"') | u8::from(byte == b'\\');
+    if text.bytes().fold(0, |any, byte| any | escaped(byte)) == 0 {
         out.push(b'"');
         out.extend_from_slice(text.as_bytes());
         out.push(b'"');
