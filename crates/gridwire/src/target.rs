@@ -133,7 +133,7 @@ impl TargetArgs {
         let mut add = |name: &str, value: &str| {
             let plain = value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./:".contains(&byte));
             let value = if plain { value.to_owned() } else { format!("'{}'", value.replace('\'', "'\\''")) };
-            flags.push_str(&format!(" {name} {value}"));
+            flags.extend([" ", name, " ", &value]);
         };
         if let Some(dir) = &self.data_dir {
             add("--data-dir", &dir.display().to_string());

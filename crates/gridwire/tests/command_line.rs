@@ -119,18 +119,19 @@ fn applying_a_file_refuses_what_nobody_understands_and_sees_changed_secrets() {
         arguments.extend(more);
         gridwire_with(&dir, &arguments)
     };
+    let url = sink.url("/hook?code=1");
     let grid = |filter: &str, secret: &str| {
         json!({ "topics": [{ "name": "orders", "eventSubscriptions": [{ "name": "hook", "properties": {
             "destination": { "endpointType": "WebHook", "properties": {
-                "endpointUrl": sink.url("/hook?code=1"),
+                "endpointUrl": url,
                 "deliveryAttributeMappings": [{ "name": "X-Secret", "type": "Static",
                     "properties": { "value": secret, "isSecret": true } }] } },
             "filter": { filter: ["a"] } } }] }] })
     };
     apply(&grid("includedEventTypess", "v1"), &[]).refused().says("properties.filter.includedEventTypess");
     gridwire(&dir, "subscription show orders/hook").refused();
-    apply(&grid("includedEventTypes", "v1"), &[]).fine().says("created");
-    apply(&grid("includedEventTypes", "v1"), &[]).fine().says("unchanged");
+    apply(&grid("includedEventTypes", "v1"), &[]).fine().says("created    subscription orders/hook");
+    apply(&grid("includedEventTypes", "v1"), &[]).fine().says("unchanged  subscription orders/hook");
     apply(&grid("includedEventTypes", "v1"), &["--dry-run"])
         .fine()
         .says("unchanged  subscription orders/hook");

@@ -241,12 +241,11 @@ pub(crate) async fn namespace(
     match command {
         NamespaceCommand::Create { namespace } => {
             let id = id(namespace)?;
-            let (done, resource) = match target.management.get(&id).await? {
-                Some(existing) => (Done::Nothing, existing),
-                None => {
-                    let body = json!({ "location": "local", "properties": {} });
-                    (Done::Created, target.management.put(&id, &body).await?)
-                }
+            let (done, resource) = if let Some(existing) = target.management.get(&id).await? {
+                (Done::Nothing, existing)
+            } else {
+                let body = json!({ "location": "local", "properties": {} });
+                (Done::Created, target.management.put(&id, &body).await?)
             };
             let path = arm::namespace_path(scope, namespace);
             let endpoints = endpoints(namespace_endpoint(&resource, &path), &path, &target);
