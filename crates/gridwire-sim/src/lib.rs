@@ -27,6 +27,7 @@ mod report;
 mod run;
 mod setup;
 mod slow_log;
+pub mod texts;
 mod webhooks;
 mod world;
 

@@ -7,12 +7,12 @@ use std::time::Duration;
 use gridwire_core::event::{Data, Event, Extension, InputSchema};
 use gridwire_core::routing::TopicKind;
 use gridwire_outside::Clock;
-use serde_json::Value;
 
 use crate::checker::Outcome;
 use crate::link;
 use crate::plan::{PublisherPlan, STORM};
 use crate::setup::Place;
+use crate::texts::write_event;
 use crate::world::World;
 
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -42,7 +42,7 @@ impl Publisher {
         let world = &self.world;
         let topic = &world.plan.topics[self.plan.topic];
         let wrong = world.chance(30);
-        let mut bodies: Vec<String> = events.iter().map(write).collect();
+        let mut bodies: Vec<String> = events.iter().map(write_event).collect();
         if wrong {
             // The last has no type: nothing of the call may be taken.
             let member = if topic.schema == InputSchema::EventGrid { "\"eventType\"" } else { "\"type\"" };
@@ -126,37 +126,4 @@ impl Publisher {
             data: Data::Json(data.into()),
         }
     }
-}
-
-/// The event as its publisher writes it.
-fn write(event: &Event<'_>) -> String {
-    let text = |text: &str| Value::from(text).to_string();
-    let mut members = Vec::new();
-    let mut add = |name: &str, json: String| members.push(format!("\"{name}\":{json}"));
-    let cloud = event.schema == InputSchema::CloudEvent;
-    add("id", text(&event.id));
-    if cloud {
-        add("specversion", text("1.0"));
-        add("source", text(&event.source));
-    }
-    add(if cloud { "type" } else { "eventType" }, text(&event.event_type));
-    if let Some(subject) = &event.subject {
-        add("subject", text(subject));
-    }
-    if let Some(time) = &event.time {
-        add(if cloud { "time" } else { "eventTime" }, text(time));
-    }
-    if let Some(content_type) = &event.data_content_type {
-        add("datacontenttype", text(content_type));
-    }
-    if let Some(version) = &event.data_schema {
-        add(if cloud { "dataschema" } else { "dataVersion" }, text(version));
-    }
-    for extension in &event.extensions {
-        add(&extension.name, extension.json.to_string());
-    }
-    if let Data::Json(data) = &event.data {
-        add("data", data.to_string());
-    }
-    format!("{{{}}}", members.join(","))
 }

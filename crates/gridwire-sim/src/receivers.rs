@@ -1,18 +1,17 @@
 //! Whoever asks for events and settles them: mostly at once, at times late, twice, or never.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use gridwire_outside::Clock;
 use http::Response;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::checker::{Received, TokenResult, Verb};
 use crate::link;
 use crate::setup::Place;
+use crate::texts::{read_received, read_results};
 use crate::world::World;
 
 const RECEIVE_PATIENCE: Duration = Duration::from_secs(16);
@@ -192,33 +191,4 @@ fn shown(received: &Received) -> String {
     let event: Value = serde_json::from_slice(&received.event).unwrap_or_default();
     let id = event["id"].as_str().unwrap_or("?");
     format!("{id}#{}({})", received.delivery_count, short(&received.token))
-}
-
-type Members = BTreeMap<String, Box<RawValue>>;
-
-fn read_received(body: &[u8]) -> Option<Vec<Received>> {
-    let answer: Members = serde_json::from_slice(body).ok()?;
-    let all: Vec<Members> = serde_json::from_str(answer.get("value")?.get()).ok()?;
-    let one = |members: &Members| {
-        let properties: Value = serde_json::from_str(members.get("brokerProperties")?.get()).ok()?;
-        Some(Received {
-            token: properties["lockToken"].as_str()?.to_owned(),
-            delivery_count: u32::try_from(properties["deliveryCount"].as_u64()?).ok()?,
-            event: members.get("event")?.get().as_bytes().to_vec(),
-        })
-    };
-    all.iter().map(one).collect()
-}
-
-fn read_results(body: &[u8]) -> Option<Vec<TokenResult>> {
-    let answer: Value = serde_json::from_slice(body).ok()?;
-    let succeeded = answer["succeededLockTokens"]
-        .as_array()?
-        .iter()
-        .map(|token| Some(TokenResult { token: token.as_str()?.to_owned(), error: None }));
-    let failed = answer["failedLockTokens"].as_array()?.iter().map(|failed| {
-        let token = failed["lockToken"].as_str()?.to_owned();
-        Some(TokenResult { token, error: Some(failed["error"]["code"].as_str()?.to_owned()) })
-    });
-    succeeded.chain(failed).collect()
 }
