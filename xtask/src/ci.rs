@@ -1,14 +1,18 @@
 //! `cargo xtask ci`: every check, the quick ones first.
 
 use crate::fuzz::FuzzArgs;
+use crate::power::PowerArgs;
 use crate::run::{cargo, heading, must, say};
 use crate::sim::SimArgs;
 use crate::test::TestArgs;
 use crate::workspace::Workspace;
-use crate::{fuzz, sim, test, tidy};
+use crate::{fuzz, power, sim, test, tidy};
 
 /// A snapshot of the advisory database beside the repository, for machines that may not fetch one.
 const ADVISORIES: &str = "../shared/advisory-db";
+
+/// What the `reliability` contract asks for on every change (4.4, R4); where they are not possible that is said.
+const POWER_CUTS: u32 = 100;
 
 /// For each fuzz target.
 const FUZZ_SECONDS: u32 = 3;
@@ -40,6 +44,8 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     sim::run(workspace, &SimArgs::new(&["--seeds", "300"]))?;
     heading("Planted bugs");
     sim::run(workspace, &SimArgs::new(&["--planted"]))?;
+    heading("Power cuts");
+    power::run(workspace, &PowerArgs::new(POWER_CUTS))?;
     // Each corpus, and a look around; longer runs are for whoever changes a parser, and for releases.
     fuzz::run(workspace, &FuzzArgs { seconds: FUZZ_SECONDS, targets: Vec::new() })
 }

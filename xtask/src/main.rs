@@ -1,7 +1,8 @@
-//! What the project does to itself: `cargo xtask test`, `sim`, `fuzz`, `tidy`, and all of it: `cargo xtask ci`.
+//! What the project does to itself: `cargo xtask test`, `sim`, `power`, `fuzz`, `tidy`, and all of it: `cargo xtask ci`.
 
 mod ci;
 mod fuzz;
+mod power;
 mod run;
 mod sdk;
 mod sim;
@@ -31,6 +32,8 @@ enum Command {
     Sdk(test::SdkArgs),
     /// Run seeds of the simulation
     Sim(sim::SimArgs),
+    /// Cut the power under the program, on a real file system; needs root
+    Power(power::PowerArgs),
     /// All that continuous integration runs: format, lints, documentation, dependencies, conventions, tests
     Ci,
     /// Feed everything that is parsed with anything
@@ -55,6 +58,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Test(args) => test::run(&workspace, args),
         Command::Sdk(args) => test::run_sdk(&workspace, args),
         Command::Sim(args) => sim::run(&workspace, args),
+        Command::Power(args) => power::run(&workspace, args),
         Command::Ci => ci::run(&workspace),
         Command::Fuzz(args) => fuzz::run(&workspace, args),
         Command::Tidy => tidy::run(&workspace),

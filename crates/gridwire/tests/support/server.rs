@@ -105,6 +105,13 @@ impl Server {
     }
 
     fn spawn(&mut self) {
+        let begun = now();
+        self.begin();
+        self.await_ready(begun);
+    }
+
+    /// Starts the process and does not wait for anything of it.
+    pub(crate) fn begin(&mut self) {
         assert!(self.child.is_none(), "the server runs already");
         self.starts += 1;
         // A killed server leaves it behind, and it would be taken for the new one's.
@@ -127,7 +134,6 @@ impl Server {
             }
         }
         command.envs(self.launch.environment.iter().map(|(name, value)| (name, value)));
-        let begun = now();
         let child = command
             .current_dir(self.root.path())
             .stdin(Stdio::null())
@@ -136,6 +142,9 @@ impl Server {
             .spawn()
             .expect("the program starts");
         self.child = Some(child);
+    }
+
+    fn await_ready(&mut self, begun: Instant) {
         let addresses = wait_for("the addresses of the server", START_LIMIT, || {
             let child = self.child.as_mut().expect("it was just put there");
             if let Some(status) = child.try_wait().expect("the child can be asked") {
@@ -161,6 +170,13 @@ impl Server {
         let status = child.wait().expect("the child can be reaped");
         assert_eq!(status.signal(), Some(9), "the server ended by itself:\n{}", tail(&self.output()));
         status
+    }
+
+    /// Ends the process, if it has not ended by itself, and waits until it is gone.
+    pub(crate) fn end(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("the server runs");
+        let _ = child.kill();
+        child.wait().expect("the child can be reaped")
     }
 
     /// Asks the process to stop, and waits until it has; the answer also tells how long that took.

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio_util::task::TaskTracker;
 
-use super::time::now;
+use super::time::{now, wait_for};
 
 /// How a webhook answers one delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,8 @@ static HOSTS: AtomicU16 = AtomicU16::new(1);
 pub(crate) struct Sink {
     port: u16,
     shared: Arc<Shared>,
+    /// The listener's, and one for each connection.
+    tasks: TaskTracker,
     // Ends the server and every answer still held back.
     runtime: Option<Runtime>,
 }
@@ -120,7 +122,7 @@ impl Sink {
         let tasks = TaskTracker::new();
         let serving = serve(listener, Arc::clone(&shared), tasks.clone());
         tasks.spawn_on(serving, runtime.handle());
-        Self { port, shared, runtime: Some(runtime) }
+        Self { port, shared, tasks, runtime: Some(runtime) }
     }
 
     /// A URL of a path on it, with a loopback address of its own: the server asks one host for its consent no
@@ -128,6 +130,12 @@ impl Sink {
     pub(crate) fn url(&self, path: &str) -> String {
         let [high, low] = HOSTS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
         format!("http://{}:{}{path}", Ipv4Addr::new(127, 1, high, low), self.port)
+    }
+
+    /// Waits until every connection has ended: what a sender that is gone had under way has then been answered.
+    #[track_caller]
+    pub(crate) fn wait_quiet(&self, limit: Duration) {
+        wait_for("the webhook's connections to end", limit, || (self.tasks.len() <= 1).then_some(()));
     }
 
     pub(crate) fn deliveries(&self) -> Vec<Delivery> {
