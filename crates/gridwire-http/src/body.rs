@@ -10,9 +10,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How long a body may take, and how much more time each second's worth of bytes gives (`reliability`, 3.1).
-const PATIENCE: Duration = Duration::from_secs(10);
-const BYTES_PER_SECOND_MIN: u64 = 1024;
+use crate::pace::Pace;
 
 /// A body up to this size is always read: small publishes go on while large ones fill the budget. Times the
 /// connections that there may be, it is as much again.
@@ -155,18 +153,17 @@ impl Body {
             allowed_bytes = usize::try_from(declared.lower()).unwrap_or(max);
             arriving.unread.hold(arriving.budget.take(allowed_bytes)?);
         }
-        let begun = arriving.clock.monotonic();
+        let mut pace = Pace::begin(arriving.clock.monotonic());
         // The usual body arrives in one piece and is not copied.
         let mut first = Bytes::new();
         let mut whole = BytesMut::new();
         loop {
             let so_far = first.len().max(whole.len());
-            let allowed = PATIENCE + Duration::from_secs(so_far as u64 / BYTES_PER_SECOND_MIN);
-            let waited = arriving.clock.monotonic().saturating_sub(begun);
+            let left = pace.ends().saturating_sub(arriving.clock.monotonic());
             let frame = tokio::select! {
                 biased;
                 frame = incoming.frame() => frame,
-                () = arriving.clock.sleep(allowed.saturating_sub(waited)) => {
+                () = arriving.clock.sleep(left) => {
                     // Nothing more is read of it: the connection ends with the answer.
                     arriving.incoming = None;
                     return Err(ApiError::new(ErrorCode::RequestTimeout, "The request body came too slowly."));
@@ -177,6 +174,7 @@ impl Body {
                 ApiError::new(ErrorCode::InvalidRequest, "The request body ended early or is badly framed.")
             })?;
             let Ok(data) = frame.into_data() else { continue };
+            pace.moved(data.len(), arriving.clock.monotonic());
             if so_far + data.len() > max {
                 return Err(too_large());
             }

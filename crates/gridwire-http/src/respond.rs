@@ -55,3 +55,42 @@ pub fn error(error: &ApiError) -> Response {
     }
     response
 }
+
+/// Lengthens the wait that a refusal asks for by up to a half, at least a second, by what `random` says: those who
+/// were refused together must not come back together. Still whole seconds, for that is all that clients understand.
+pub(crate) fn spread_retry(response: &mut Response, random: u64) {
+    let Some(value) = response.headers_mut().get_mut(RETRY_AFTER) else { return };
+    let Some(seconds) = value.to_str().ok().and_then(|text| text.parse::<u64>().ok()) else { return };
+    *value = HeaderValue::from(seconds + random % (seconds.div_ceil(2) + 1));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use gridwire_core::api_error::ErrorCode;
+
+    use super::*;
+
+    #[test]
+    fn those_who_are_refused_together_are_told_different_waits() {
+        let check = |wait: u64, expected: &[u64]| {
+            let refusal =
+                ApiError::new(ErrorCode::Overloaded, "busy").with_retry_after(Duration::from_secs(wait));
+            let told: BTreeSet<u64> = (0..100)
+                .map(|random| {
+                    let mut response = error(&refusal);
+                    spread_retry(&mut response, random);
+                    response.headers()[RETRY_AFTER].to_str().unwrap().parse().unwrap()
+                })
+                .collect();
+            assert!(told.iter().eq(expected), "{wait}: {told:?}");
+        };
+        check(1, &[1, 2]);
+        check(5, &[5, 6, 7, 8]);
+        let mut other = text(StatusCode::OK, "a");
+        spread_retry(&mut other, 1);
+        assert!(!other.headers().contains_key(RETRY_AFTER));
+    }
+}

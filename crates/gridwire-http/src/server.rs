@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gridwire_core::api_error::{ApiError, ErrorCode};
+use gridwire_core::api_error::ApiError;
 use gridwire_core::routing::BoxFuture;
-use gridwire_outside::{Clock, Listener, Stream};
-use http::header::{CONNECTION, EXPECT, HOST, TRANSFER_ENCODING};
+use gridwire_outside::{Clock, Listener, Rng, Stream};
+use http::header::{CONNECTION, EXPECT};
 use http::{HeaderValue, Version};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -19,7 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::body::{BodyBudget, Unread};
-use crate::watch::{Patience, Watch, Watched};
+use crate::respond::spread_retry;
+use crate::scan::{Fault, HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX};
+use crate::watch::{Answer, Ended, Patience, Watch};
+use crate::watched::Watched;
 use crate::{Request, Response};
 
 pub use tokio_rustls::TlsAcceptor;
@@ -34,6 +37,11 @@ pub struct Peer {
 /// Answers requests. The future is dropped when the client hangs up.
 pub trait Service: Send + Sync + fmt::Debug + 'static {
     fn handle(&self, request: Request, peer: Peer) -> BoxFuture<'_, Response>;
+
+    /// Answers what is no request.
+    fn refuse(&self, error: &ApiError) -> Response {
+        crate::error(error)
+    }
 }
 
 /// Limits of one listener. Sources: `reliability` section 3.1.
@@ -63,9 +71,8 @@ impl Default for ServerOptions {
     }
 }
 
-/// Bytes of a request's header block; more is answered 431.
-const HEADER_BYTES_MAX: usize = 32 << 10;
-const HEADERS_MAX: usize = 100;
+/// What the HTTP library may read ahead: a whole head and some more, for it refuses one that fills all of it.
+const READ_BYTES_MAX: usize = HEAD_BYTES_MAX + (8 << 10);
 /// Bodies of all requests under way. Each costs about as much again while it is taken apart, and the log's queue
 /// has its own bound: together they stay well below half of a small machine's memory.
 const BODIES_BYTES_MAX: u32 = 64 << 20;
@@ -82,6 +89,8 @@ pub struct Server {
     pub tls: Option<TlsAcceptor>,
     pub service: Arc<dyn Service>,
     pub clock: Arc<dyn Clock>,
+    /// Spreads the times at which refused clients come again.
+    pub rng: Arc<dyn Rng>,
     pub options: ServerOptions,
 }
 
@@ -94,7 +103,7 @@ impl fmt::Debug for Server {
 impl Server {
     /// Serves until `stop` is cancelled, then lets requests in flight finish within the drain timeout.
     pub async fn serve(self, stop: CancellationToken) {
-        let Self { listener, tls, service, clock, options } = self;
+        let Self { listener, tls, service, clock, rng, options } = self;
         let connections = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(options.connections_max));
         loop {
@@ -121,6 +130,7 @@ impl Server {
                 peer: Peer { address, tls: tls.is_some() },
                 service: Arc::clone(&service),
                 clock: Arc::clone(&clock),
+                rng: Arc::clone(&rng),
                 patience: Patience { headers: options.headers_timeout, idle: options.idle_timeout },
                 bodies: options.bodies.clone(),
                 stop: stop.clone(),
@@ -146,6 +156,7 @@ struct Connection {
     peer: Peer,
     service: Arc<dyn Service>,
     clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
     patience: Patience,
     bodies: BodyBudget,
     stop: CancellationToken,
@@ -173,85 +184,100 @@ impl Connection {
             .timer(TokioTimer::new())
             // The watch does that. The library's own also runs between requests, and not before the first byte.
             .header_read_timeout(None)
-            .max_buf_size(HEADER_BYTES_MAX)
+            .max_buf_size(READ_BYTES_MAX)
             .max_headers(HEADERS_MAX);
         builder
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).expect("32 KiB fit in a u32"))
+            .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).expect("32 KiB fit in a u32"))
             .keep_alive_interval(Duration::from_secs(75));
+        let stop = self.stop.clone();
+        let this = Arc::new(self);
         let patient = Arc::clone(&watch);
         let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-            let service = Arc::clone(&self.service);
-            let clock = Arc::clone(&self.clock);
-            let bodies = self.bodies.clone();
-            let peer = self.peer;
+            let (this, watch) = (Arc::clone(&this), Arc::clone(&watch));
             let answering = watch.answering();
+            // Known only now: the next one's may come while this one is answered.
+            let fault = watch.fault();
             async move {
                 let _answering = answering;
-                if let Some(refusal) = refusal(&request) {
-                    return Ok(refusal);
-                }
-                // Who asks before sending, or has a stream to reset, needs no reading past.
-                let asks = request.headers().contains_key(EXPECT) || request.version() == Version::HTTP_2;
-                let (head, incoming) = request.into_parts();
-                let (body, unread) = Unread::watch(incoming, bodies, Arc::clone(&clock));
-                let response = service.handle(Request::from_parts(head, body), peer).await;
-                if !asks && unread.is_there() {
-                    tokio::select! {
-                        () = unread.discard(UNREAD_BYTES_MAX) => {}
-                        () = clock.sleep(UNREAD_TIME_MAX) => {}
-                    }
-                }
-                Ok::<Response, std::convert::Infallible>(response)
+                let http2 = request.version() == Version::HTTP_2;
+                let response = match fault.or_else(|| fault_of_frames(&request)) {
+                    Some(fault) => this.refuse(fault, http2),
+                    None => this.answer(request).await,
+                };
+                let (head, body) = response.into_parts();
+                let body = body.into_inner().unwrap_or_default();
+                Ok::<_, std::convert::Infallible>(http::Response::from_parts(
+                    head,
+                    Answer::new(body, http2, &watch),
+                ))
             }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = patient.patience_ends() => return,
-            () = self.stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let mut stopping = false;
+        let ended = loop {
+            tokio::select! {
+                ended = connection.as_mut() => break ended,
+                // Refusing a head that comes too slowly is something that the connection then reads.
+                ended = patient.patience_ends() => if ended == Ended::Silently { return },
+                () = stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    connection.as_mut().graceful_shutdown();
+                }
             }
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "a connection ended early");
         }
     }
-}
 
-/// Refuses what the HTTP library takes and two readers might take differently, and what it only bounds for one of
-/// the protocol's versions (`reliability` section 3.1). The connection ends with the answer.
-fn refusal<B>(request: &http::Request<B>) -> Option<Response> {
-    let headers = request.headers();
-    let refuse = |code, message: &str| {
-        let mut response = crate::error(&ApiError::new(code, message));
-        if request.version() != Version::HTTP_2 {
+    /// Has a request answered, and reads past what the service did not want of it.
+    async fn answer(&self, request: http::Request<hyper::body::Incoming>) -> Response {
+        // Who asks before sending, or has a stream to reset, needs no reading past.
+        let asks = request.headers().contains_key(EXPECT) || request.version() == Version::HTTP_2;
+        let (head, incoming) = request.into_parts();
+        let (body, unread) = Unread::watch(incoming, self.bodies.clone(), Arc::clone(&self.clock));
+        let mut response = self.service.handle(Request::from_parts(head, body), self.peer).await;
+        spread_retry(&mut response, self.rng.next_u64());
+        if !asks && unread.is_there() {
+            tokio::select! {
+                () = unread.discard(UNREAD_BYTES_MAX) => {}
+                () = self.clock.sleep(UNREAD_TIME_MAX) => {}
+            }
+        }
+        response
+    }
+
+    /// The connection ends with the answer, but for HTTP/2, where the next request stands for itself.
+    fn refuse(&self, fault: Fault, http2: bool) -> Response {
+        let mut response = self.service.refuse(&fault.to_error());
+        if !http2 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Some(response)
-    };
-    if headers.len() > HEADERS_MAX {
-        return refuse(ErrorCode::HeadersTooLarge, "The request has more than 100 headers.");
+        response
     }
-    if request.version() == Version::HTTP_11 && headers.get_all(HOST).iter().count() != 1 {
-        return refuse(ErrorCode::InvalidRequest, "The request must have one Host header.");
+}
+
+/// What of HTTP/2 is refused that the HTTP library takes.
+fn fault_of_frames<B>(request: &http::Request<B>) -> Option<Fault> {
+    if request.version() != Version::HTTP_2 {
+        return None;
     }
-    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
-    let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
-    if !encodings.next().is_none_or(chunked) || encodings.next().is_some() {
-        return refuse(ErrorCode::InvalidRequest, "The only transfer encoding is `chunked`, once.");
+    let target = request.uri().path_and_query();
+    if target.is_some_and(|target| target.as_str().len() > TARGET_BYTES_MAX) {
+        return Some(Fault::TargetTooLong);
     }
-    None
+    (request.headers().len() > HEADERS_MAX).then_some(Fault::TooManyHeaders)
 }
 
 #[cfg(test)]
 mod tests {
+    use gridwire_core::api_error::ErrorCode;
     use gridwire_outside::Net;
-    use gridwire_outside::system::{SystemClock, SystemNet};
+    use gridwire_outside::system::{SystemClock, SystemNet, SystemRng};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -284,6 +310,7 @@ mod tests {
             tls: None,
             service: Arc::new(Refusing),
             clock: Arc::new(SystemClock::start()),
+            rng: Arc::new(SystemRng::new()),
             options: ServerOptions::default(),
         };
         let stop = CancellationToken::new();
@@ -319,6 +346,7 @@ mod tests {
             tls: None,
             service: Arc::new(Refusing),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            rng: Arc::new(SystemRng::new()),
             options: ServerOptions::default(),
         };
         let stop = CancellationToken::new();

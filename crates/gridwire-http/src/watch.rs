@@ -1,28 +1,26 @@
-//! What the HTTP library leaves open on a connection: how long nothing may come, and what of a request's framing
-//! it forgives.
+//! How long a connection may be without a request being answered, and how long an answer may wait to be taken.
 //!
-//! A [`Watched`] stream sits below the library and sees its reads; a [`Watch`] is told of requests being answered,
-//! and so knows whether bytes begin a request. Framing (`reliability` section 3.1): a head with a bare line feed,
-//! or with both a length and an encoding, may be read differently by whatever stands in front of us, and what one
-//! takes for a body the other takes for a request. The library forgives both. Here the bytes from the fault on are
-//! made zeros, which no head may contain, and the head is ended: the library answers 400 and closes. A head that comes together with the
-//! end of an earlier request (pipelining) is not looked at.
+//! A [`Watch`] is told of a connection's bytes by its stream, which is below the HTTP library, and of its requests and
+//! answers by the service above. It decides, by the clock and by the [`Scanner`], when patience has ended and which
+//! request is refused; it does nothing itself.
 
-use std::fmt;
-use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use gridwire_outside::Clock;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper::body::{Body, Frame, SizeHint};
 
-/// How a connection that only HTTP/2 begins so begins.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
-const HEAD_END: &[u8] = b"\r\n\r\n";
-/// Longer than every header name that matters here.
-const NAME_BYTES_MAX: usize = 24;
+use crate::pace::Pace;
+use crate::scan::{Fault, Scanned, Scanner, Verdict};
+
+/// After the last answer of a connection: long enough for a client to read it before the connection is gone, for what
+/// it has sent and nobody read would take the answer with it.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// An answer over HTTP/2 is given to the library in pieces of this size, so that one that is not taken shows.
+const PIECE_BYTES: usize = 16 << 10;
 
 /// How long a connection may be without a request being answered.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +44,16 @@ struct State {
     phase: Phase,
     /// Since when, by the monotonic clock.
     since: Duration,
-    head: Head,
+    scanner: Scanner,
+    /// The requests that the library has given us.
+    asked: u64,
+    /// Why the request after the last sound head is refused.
+    fault: Option<Fault>,
+    /// While the client does not take what we write.
+    writing: Option<Pace>,
+    /// Answers that the library has not taken to their ends, and how fast it takes them.
+    answers: u32,
+    taking: Option<Pace>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,15 +64,31 @@ enum Phase {
     Head,
     /// So many requests are being answered.
     Busy(u32),
+    /// Nothing is sent any more.
+    Farewell,
 }
 
-/// A request that is being answered, until it is dropped.
-#[derive(Debug)]
-pub(crate) struct Answering(Arc<Watch>);
+/// Why a connection has been waited for long enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// There is nobody to tell.
+    Silently,
+    /// In the middle of a head: the request is refused now, which the library sees when it reads next.
+    InHead,
+}
 
 impl Watch {
     pub(crate) fn new(clock: Arc<dyn Clock>, patience: Patience) -> Arc<Self> {
-        let state = State { phase: Phase::Head, since: clock.monotonic(), head: Head::default() };
+        let state = State {
+            phase: Phase::Head,
+            since: clock.monotonic(),
+            scanner: Scanner::default(),
+            asked: 0,
+            fault: None,
+            writing: None,
+            answers: 0,
+            taking: None,
+        };
         Arc::new(Self { clock, patience, state: Mutex::new(state) })
     }
 
@@ -73,356 +96,313 @@ impl Watch {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Looks at bytes that were just read.
+    pub(crate) fn read(&self, bytes: &[u8]) -> Scanned {
+        let mut state = self.state();
+        let scanned = state.scanner.scan(bytes);
+        if let Verdict::Fault(fault) = scanned.verdict {
+            state.fault = Some(fault);
+        }
+        let (begun, http2) = (scanned.pass > 0 || state.scanner.is_in_head(), state.scanner.is_http2());
+        match state.phase {
+            Phase::Idle if begun && !http2 => state.turn(Phase::Head, &*self.clock),
+            // What begins a request there is in the frames.
+            Phase::Head if http2 => state.turn(Phase::Idle, &*self.clock),
+            _ => {}
+        }
+        scanned
+    }
+
+    /// Whether the stream is to give the library a request to refuse, and nothing after it.
+    pub(crate) fn refuses(&self) -> bool {
+        self.state().fault.is_some()
+    }
+
+    /// Why the request that the library has given us last is refused, if it is.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        let state = self.state();
+        state.fault.filter(|_| state.asked > state.scanner.heads())
+    }
+
     /// A request's headers are complete.
     pub(crate) fn answering(self: &Arc<Self>) -> Answering {
         let mut state = self.state();
+        state.asked += 1;
         state.phase = match state.phase {
             Phase::Busy(count) => Phase::Busy(count + 1),
-            Phase::Idle | Phase::Head => Phase::Busy(1),
+            Phase::Idle | Phase::Head | Phase::Farewell => Phase::Busy(1),
         };
         Answering(Arc::clone(self))
     }
 
-    /// When the connection has been without a request for too long; `None` while one is being answered.
-    fn deadline(&self) -> Option<Duration> {
-        let state = self.state();
-        match state.phase {
-            Phase::Idle => Some(state.since + self.patience.idle),
-            Phase::Head => Some(state.since + self.patience.headers),
-            Phase::Busy(_) => None,
+    /// Some of what we send was taken.
+    pub(crate) fn wrote(&self, bytes: usize) {
+        let mut state = self.state();
+        if let Some(pace) = &mut state.writing {
+            pace.moved(bytes, self.clock.monotonic());
+        }
+        if state.phase == Phase::Idle {
+            // Nobody sleeps.
+            state.since = self.clock.monotonic();
         }
     }
 
-    /// Done when the connection has been without a request for too long, and at most half of the patience with
-    /// headers later: waking with each request would cost more than it gains. Cancel safe.
-    pub(crate) async fn patience_ends(&self) {
-        let step = self.patience.headers / 2;
+    /// The client does not take more just now.
+    pub(crate) fn write_waits(&self) {
+        let now = self.clock.monotonic();
+        self.state().writing.get_or_insert_with(|| Pace::begin(now));
+    }
+
+    /// All was taken.
+    pub(crate) fn flushed(&self) {
+        self.state().writing = None;
+    }
+
+    /// We have sent our last.
+    pub(crate) fn bids_farewell(&self) {
+        let mut state = self.state();
+        if state.phase != Phase::Farewell {
+            state.turn(Phase::Farewell, &*self.clock);
+        }
+    }
+
+    /// When patience ends if nothing happens before. While a request is being answered there is no end.
+    fn deadline(&self) -> Option<Duration> {
+        let state = self.state();
+        let phase = match state.phase {
+            Phase::Idle => Some(state.since + self.patience.idle),
+            Phase::Head => Some(state.since + self.patience.headers),
+            Phase::Farewell => Some(state.since + FAREWELL),
+            Phase::Busy(_) => None,
+        };
+        let paces = [state.writing, state.taking].into_iter().flatten().map(Pace::ends);
+        paces.chain(phase).min()
+    }
+
+    /// Done when the connection has been waited for long enough. Every patience that can begin is at least as long as
+    /// the steps in which it looks, so that none is missed: waking with each request would cost more than it gains.
+    /// Cancel safe.
+    pub(crate) async fn patience_ends(&self) -> Ended {
+        let step = FAREWELL.min(self.patience.headers);
         loop {
             let left = match self.deadline() {
                 Some(deadline) => deadline.saturating_sub(self.clock.monotonic()),
                 None => step,
             };
             if left.is_zero() {
-                return;
+                return self.state().give_up(&*self.clock);
             }
             self.clock.sleep(left.min(step)).await;
         }
     }
+}
 
-    /// An answer is being taken: nobody sleeps.
-    fn wrote(&self) {
-        let mut state = self.state();
-        if state.phase == Phase::Idle {
-            state.since = self.clock.monotonic();
-        }
+impl State {
+    fn turn(&mut self, phase: Phase, clock: &dyn Clock) {
+        (self.phase, self.since) = (phase, clock.monotonic());
     }
 
-    /// Looks at bytes that were just read. `true` after a fault: the bytes from there on are zeros then.
-    fn read(&self, bytes: &mut [u8]) -> bool {
-        let mut state = self.state();
-        match state.phase {
-            Phase::Busy(_) => return false,
-            Phase::Idle if state.head.kind != Kind::Http2 => {
-                state.phase = Phase::Head;
-                state.since = self.clock.monotonic();
-            }
-            Phase::Idle | Phase::Head => {}
+    fn give_up(&mut self, clock: &dyn Clock) -> Ended {
+        let told = self.phase == Phase::Head && self.scanner.is_in_head() && self.writing.is_none();
+        if !told || self.fault.is_some() {
+            return Ended::Silently;
         }
-        if let Some(fault) = state.head.take(bytes) {
-            bytes[fault..].fill(0);
-            return true;
-        }
-        if state.head.kind == Kind::Http2 && state.phase == Phase::Head {
-            state.phase = Phase::Idle;
-            state.since = self.clock.monotonic();
-        }
-        false
+        self.fault = Some(Fault::TooSlow);
+        // The refusal has as long to be taken.
+        self.turn(Phase::Head, clock);
+        Ended::InHead
     }
 }
+
+/// A request that is being answered, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Answering(Arc<Watch>);
 
 impl Drop for Answering {
     fn drop(&mut self) {
         let mut state = self.0.state();
         match state.phase {
             Phase::Busy(count) if count > 1 => state.phase = Phase::Busy(count - 1),
+            Phase::Farewell => {}
             _ => {
-                state.phase = Phase::Idle;
-                state.since = self.0.clock.monotonic();
-                state.head.restart();
+                let phase = if state.scanner.is_in_head() { Phase::Head } else { Phase::Idle };
+                state.turn(phase, &*self.0.clock);
             }
         }
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Kind {
-    /// The first bytes are still those of either.
-    #[default]
-    Unknown,
-    Http1,
-    Http2,
-}
-
-/// The head of a request, as far as it has been read.
-#[derive(Debug, Default)]
-struct Head {
-    kind: Kind,
-    /// Bytes of the connection seen while the kind is not known.
-    seen: usize,
-    ended: bool,
-    /// Of the current line: its bytes so far, the last of them, the name before its colon.
-    line_bytes: usize,
-    last: u8,
-    name: [u8; NAME_BYTES_MAX],
-    /// `None` once the name is over.
-    name_bytes: Option<usize>,
-    /// Lines so far; empty ones before the first do not count.
-    lines: u32,
-    has_length: bool,
-    has_encoding: bool,
-}
-
-impl Head {
-    /// Forgets all but the connection's kind.
-    fn restart(&mut self) {
-        *self = Self { kind: self.kind, ..Self::default() };
-    }
-
-    /// Reads on; the answer is where in `bytes` a fault shows.
-    fn take(&mut self, bytes: &[u8]) -> Option<usize> {
-        if self.kind == Kind::Unknown {
-            self.decide(bytes);
-        }
-        if self.kind == Kind::Http2 {
-            return None;
-        }
-        for (index, &byte) in bytes.iter().enumerate() {
-            if self.ended {
-                return None;
-            }
-            if byte == b'\n' {
-                if self.last != b'\r' || self.end_line() {
-                    return Some(index);
-                }
-                continue;
-            }
-            self.line_bytes += 1;
-            self.last = byte;
-            match self.name_bytes {
-                _ if self.line_bytes == 1 && byte != b'\r' => self.begin_name(byte),
-                Some(_) if byte == b':' => self.end_name(),
-                Some(count) if count < NAME_BYTES_MAX => {
-                    self.name[count] = byte.to_ascii_lowercase();
-                    self.name_bytes = Some(count + 1);
-                }
-                _ => self.name_bytes = None,
-            }
-        }
-        None
-    }
-
-    /// Which protocol the connection speaks; HTTP/1 until the whole preface has come.
-    fn decide(&mut self, bytes: &[u8]) {
-        let rest = &PREFACE[self.seen..];
-        let common = rest.len().min(bytes.len());
-        if bytes[..common] != rest[..common] {
-            self.kind = Kind::Http1;
-        } else if common == rest.len() {
-            self.kind = Kind::Http2;
-        } else {
-            self.seen += common;
-        }
-    }
-
-    fn begin_name(&mut self, byte: u8) {
-        self.name[0] = byte.to_ascii_lowercase();
-        // The first line is no header.
-        self.name_bytes = (self.lines > 0).then_some(1);
-    }
-
-    fn end_name(&mut self) {
-        if let Some(count) = self.name_bytes.take() {
-            match &self.name[..count] {
-                b"content-length" => self.has_length = true,
-                b"transfer-encoding" => self.has_encoding = true,
-                _ => {}
-            }
-        }
-    }
-
-    /// At a line's proper end; the answer is whether the head that it ends is faulty.
-    fn end_line(&mut self) -> bool {
-        let empty = self.line_bytes == 1;
-        (self.line_bytes, self.last, self.name_bytes) = (0, 0, None);
-        if !empty {
-            self.lines += 1;
-        } else if self.lines > 0 {
-            self.ended = true;
-            return self.has_length && self.has_encoding;
-        }
-        false
-    }
-}
-
-/// A stream whose reads are looked at.
-pub(crate) struct Watched<S> {
-    stream: S,
+/// An answer's body on its way to the library.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    left: Bytes,
+    piece_bytes: usize,
     watch: Arc<Watch>,
-    /// To be read next, after a fault.
-    owed: &'static [u8],
 }
 
-impl<S> Watched<S> {
-    pub(crate) fn new(stream: S, watch: Arc<Watch>) -> Self {
-        Self { stream, watch, owed: &[] }
+impl Answer {
+    pub(crate) fn new(body: Bytes, http2: bool, watch: &Arc<Watch>) -> Self {
+        let mut state = watch.state();
+        state.answers += 1;
+        let now = watch.clock.monotonic();
+        state.taking.get_or_insert_with(|| Pace::begin(now));
+        let piece_bytes = if http2 { PIECE_BYTES } else { usize::MAX };
+        Self { left: body, piece_bytes, watch: Arc::clone(watch) }
     }
 }
 
-impl<S> fmt::Debug for Watched<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watched").field("watch", &self.watch).finish_non_exhaustive()
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if !self.owed.is_empty() {
-            let (now, later) = self.owed.split_at(self.owed.len().min(buf.remaining()));
-            buf.put_slice(now);
-            self.owed = later;
-            return Poll::Ready(Ok(()));
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let mut state = self.watch.state();
+        state.answers -= 1;
+        if state.answers == 0 {
+            state.taking = None;
         }
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let new = &mut buf.filled_mut()[before..];
-        if !new.is_empty() && self.watch.read(new) {
-            // The library looks at a head when it has ended.
-            self.owed = HEAD_END;
-        }
-        Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
-        self.watch.wrote();
-        Poll::Ready(written)
-    }
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
 
-    fn poll_write_vectored(
+    fn poll_frame(
         mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs));
-        self.watch.wrote();
-        Poll::Ready(written)
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.left.is_empty() {
+            return Poll::Ready(None);
+        }
+        let bytes = self.piece_bytes.min(self.left.len());
+        let piece = self.left.split_to(bytes);
+        if let Some(pace) = &mut self.watch.state().taking {
+            pace.moved(bytes, self.watch.clock.monotonic());
+        }
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+    fn is_end_stream(&self) -> bool {
+        self.left.is_empty()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left.len() as u64)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use gridwire_core::time::Timestamp;
+    use gridwire_outside::ManualClock;
+
     use super::*;
 
-    /// Whether the head is faulty, however it is cut into reads.
-    fn check(head: &str, faulty: bool) {
-        for size in [1, 2, 3, 7, head.len()] {
-            let mut read = Head::default();
-            let found = head.as_bytes().chunks(size).any(|piece| read.take(piece).is_some());
-            assert_eq!(found, faulty, "{head:?} in pieces of {size}");
-        }
-    }
-
-    #[test]
-    fn proper_heads_are_left_alone() {
-        check("GET / HTTP/1.1\r\nHost: a\r\n\r\n", false);
-        check("\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", false);
-        check("POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\na\nb\nc", false);
-        check("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\n\n", false);
-        check("POST / HTTP/1.1\r\nX-Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", false);
-        check("POST / HTTP/1.1\r\nX: content-length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", false);
-        check("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\n\n\n", false);
-        check(&format!("GET / HTTP/1.1\r\n{}: a\r\n\r\n", "x".repeat(1000)), false);
-    }
-
-    #[test]
-    fn bare_line_feeds_are_faults() {
-        check("GET / HTTP/1.1\nHost: a\r\n\r\n", true);
-        check("GET / HTTP/1.1\r\nHost: a\n\r\n", true);
-        check("GET / HTTP/1.1\r\nHost: a\r\n\n", true);
-        check("\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", true);
-        check("PRI * HTTP/2.0\n", true);
-    }
-
-    #[test]
-    fn a_length_and_an_encoding_together_are_a_fault() {
-        check("POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", true);
-        check("POST / HTTP/1.1\r\nTRANSFER-ENCODING:chunked\r\ncontent-length:5\r\n\r\n", true);
-    }
-
     const PATIENCE: Patience = Patience { headers: Duration::from_secs(10), idle: Duration::from_secs(75) };
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    /// Longer than anything is waited for.
+    const EVER: u64 = 1000;
 
-    /// For how many seconds the connection is kept from now on, if nothing happens any more.
-    async fn kept_for(watch: &Watch, clock: &gridwire_outside::ManualClock) -> u64 {
+    fn clock() -> Arc<ManualClock> {
+        Arc::new(ManualClock::new(Timestamp::from_millis(1)))
+    }
+
+    /// For how many seconds the connection is kept from now on, if only `each` happens in every second.
+    async fn kept_for(watch: &Watch, clock: &ManualClock, each: impl Fn()) -> (u64, Ended) {
         let mut ends = std::pin::pin!(watch.patience_ends());
-        for second in 0..1000 {
+        for second in 0..EVER {
             tokio::select! {
                 biased;
-                () = ends.as_mut() => return second,
+                ended = ends.as_mut() => return (second, ended),
                 () = std::future::ready(()) => {}
             }
             clock.advance(Duration::from_secs(1));
+            each();
         }
-        1000
+        (EVER, Ended::Silently)
     }
 
     #[tokio::test]
     async fn a_connection_is_kept_while_it_is_used_and_no_longer() {
-        let start = gridwire_core::time::Timestamp::from_millis(1);
-        let clock = Arc::new(gridwire_outside::ManualClock::new(start));
+        let clock = clock();
         let watch = || Watch::new(Arc::clone(&clock) as Arc<dyn Clock>, PATIENCE);
-        assert_eq!(kept_for(&watch(), &clock).await, 10, "the first request is awaited");
+        let silently = |seconds| (seconds, Ended::Silently);
+        assert_eq!(kept_for(&watch(), &clock, || ()).await, silently(10), "the first request is awaited");
         let asked = watch();
+        asked.read(GET);
         drop(asked.answering());
-        assert_eq!(kept_for(&asked, &clock).await, 75, "between requests");
-        let begun = watch();
-        drop(begun.answering());
-        clock.advance(Duration::from_secs(60));
-        assert!(!begun.read(&mut b"GET".to_owned()));
-        assert_eq!(kept_for(&begun, &clock).await, 10, "a request has begun");
+        assert_eq!(kept_for(&asked, &clock, || ()).await, silently(75), "between requests");
         let asking = watch();
+        asking.read(GET);
         let answering = asking.answering();
-        assert_eq!(kept_for(&asking, &clock).await, 1000, "a receiver waits for its answer");
+        assert_eq!(kept_for(&asking, &clock, || ()).await, silently(EVER), "a receiver waits for its answer");
         drop(answering);
         let http2 = watch();
-        assert!(!http2.read(&mut PREFACE.to_owned()));
-        assert_eq!(kept_for(&http2, &clock).await, 75, "pings begin no request");
+        assert_eq!(http2.read(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").pass, 24);
+        assert_eq!(kept_for(&http2, &clock, || ()).await, silently(75), "pings begin no request");
+        let gone = watch();
+        gone.bids_farewell();
+        assert_eq!(
+            kept_for(&gone, &clock, || gone.bids_farewell()).await,
+            silently(5),
+            "after the last answer"
+        );
     }
 
-    #[test]
-    fn what_follows_a_fault_is_made_unreadable() {
-        let clock = gridwire_outside::ManualClock::new(gridwire_core::time::Timestamp::from_millis(1));
-        let watch = Watch::new(Arc::new(clock), PATIENCE);
-        let mut bytes = b"GET / HTTP/1.1\nHost: a\r\n\r\n".to_owned();
-        assert!(watch.read(&mut bytes));
-        assert_eq!(bytes[..14], *b"GET / HTTP/1.1");
-        assert!(bytes[14..].iter().all(|byte| *byte == 0));
+    #[tokio::test]
+    async fn a_head_that_does_not_end_is_refused_and_the_refusal_has_an_end_too() {
+        let clock = clock();
+        let watch = Watch::new(Arc::clone(&clock) as Arc<dyn Clock>, PATIENCE);
+        watch.read(GET);
+        drop(watch.answering());
+        clock.advance(Duration::from_secs(60));
+        watch.read(b"GET /");
+        let slowly = || assert_eq!(watch.read(b"/").pass, 0);
+        assert_eq!(kept_for(&watch, &clock, slowly).await, (10, Ended::InHead));
+        assert_eq!((watch.refuses(), watch.fault()), (true, None), "the library has not asked yet");
+        let answering = watch.answering();
+        assert_eq!(watch.fault(), Some(Fault::TooSlow));
+        drop(answering);
+        assert!(kept_for(&watch, &clock, || ()).await.0 <= 75);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_waits_for_the_answers_before_it() {
+        let watch = Watch::new(clock(), PATIENCE);
+        let scanned = watch.read(&[GET, GET, b"\n"].concat());
+        assert_eq!(scanned.pass, 2 * GET.len());
+        let requests = [watch.answering(), watch.answering()];
+        assert_eq!(watch.fault(), None);
+        let refused = watch.answering();
+        assert!(matches!(watch.fault(), Some(Fault::Malformed(_))));
+        drop((requests, refused));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_taken_ends_the_connection() {
+        let clock = clock();
+        let watch = || Watch::new(Arc::clone(&clock) as Arc<dyn Clock>, PATIENCE);
+        let stuck = watch();
+        let answering = stuck.answering();
+        stuck.write_waits();
+        assert_eq!(kept_for(&stuck, &clock, || stuck.write_waits()).await, (10, Ended::Silently));
+        let trickling = watch();
+        let other = trickling.answering();
+        trickling.write_waits();
+        let slowly = || trickling.wrote(100);
+        assert_eq!(kept_for(&trickling, &clock, slowly).await, (12, Ended::Silently));
+        let steady = watch();
+        let third = steady.answering();
+        steady.write_waits();
+        assert_eq!(kept_for(&steady, &clock, || steady.wrote(1024)).await.0, EVER);
+        steady.flushed();
+        assert_eq!(kept_for(&steady, &clock, || ()).await.0, EVER, "it took all");
+        drop((answering, other, third));
+        // The same where the library has a window of its own for each stream.
+        let windowed = watch();
+        windowed.read(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        let answer = Answer::new(Bytes::from_static(b"abc"), true, &windowed);
+        assert_eq!(kept_for(&windowed, &clock, || ()).await, (10, Ended::Silently));
+        drop(answer);
+        let ping = || windowed.wrote(17);
+        assert_eq!(kept_for(&windowed, &clock, ping).await.0, EVER, "nothing is owed any more");
     }
 }

@@ -193,6 +193,7 @@ impl App {
             tls,
             service: Arc::clone(service),
             clock: Arc::clone(&self.outside.clock) as Arc<dyn Clock>,
+            rng: Arc::clone(&self.outside.rng) as Arc<dyn Rng>,
             options: options.clone(),
         };
         let Listeners { http: plain, https: secure, admin: private } = self.listeners;
@@ -211,6 +212,7 @@ impl App {
             token: self.token,
             lock: self.lock,
             clock: self.outside.clock,
+            rng: self.outside.rng,
             log: self.log,
             resources: self.resources,
             broker: self.broker,
@@ -233,6 +235,7 @@ pub(crate) struct Running {
     /// Held until the end, so that no second server comes in.
     lock: Arc<dyn DiskFile>,
     clock: Arc<SystemClock>,
+    rng: Arc<SystemRng>,
     log: Arc<EmbeddedLog>,
     resources: Arc<dyn ResourceStore>,
     broker: Arc<Broker>,
@@ -252,6 +255,11 @@ impl Running {
             () = self.resources.failed() => {}
             () = self.broker.failed() => {}
         }
+    }
+
+    /// Chance, for whoever serves beside the server.
+    pub(crate) fn rng(&self) -> &Arc<SystemRng> {
+        &self.rng
     }
 
     /// The clock, for whoever waits beside the server.

@@ -24,8 +24,6 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
 const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-client-request-id");
 /// Longer client request ids are not echoed.
 const CLIENT_REQUEST_ID_MAX: usize = 128;
-/// Bytes of a request's target, query included (`reliability` section 3.1).
-const TARGET_BYTES_MAX: usize = 8 << 10;
 
 const WELCOME: &str = "\
 This is Gridwire, an event broker that speaks the Azure Event Grid protocol.
@@ -74,6 +72,15 @@ impl RequestIds {
             low & 0xffff_ffff_ffff
         )
     }
+
+    /// Names the request in its answer, unless that is done.
+    fn stamp(&self, response: &mut Response) {
+        if !response.headers().contains_key(REQUEST_ID)
+            && let Ok(id) = HeaderValue::from_str(&self.next())
+        {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
+    }
 }
 
 impl Front {
@@ -87,10 +94,6 @@ impl Front {
     }
 
     async fn answer(&self, request: Request, peer: Peer) -> Response {
-        if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > TARGET_BYTES_MAX) {
-            let message = format!("The request's path and query are longer than {TARGET_BYTES_MAX} bytes.");
-            return gridwire_http::error(&ApiError::new(ErrorCode::UriTooLong, message));
-        }
         let path = request.uri().path();
         if path == "/" {
             return welcome(request.method());
@@ -111,17 +114,19 @@ impl Service for Front {
         Box::pin(async move {
             let client_id = request.headers().get(CLIENT_REQUEST_ID).cloned();
             let mut response = self.answer(request, peer).await;
+            self.ids.stamp(&mut response);
             let headers = response.headers_mut();
-            if !headers.contains_key(REQUEST_ID)
-                && let Ok(id) = HeaderValue::from_str(&self.ids.next())
-            {
-                headers.insert(REQUEST_ID, id);
-            }
             if let Some(id) = client_id.filter(|id| id.len() <= CLIENT_REQUEST_ID_MAX) {
                 headers.entry(CLIENT_REQUEST_ID).or_insert(id);
             }
             response
         })
+    }
+
+    fn refuse(&self, error: &ApiError) -> Response {
+        let mut response = gridwire_http::error(error);
+        self.ids.stamp(&mut response);
+        response
     }
 }
 

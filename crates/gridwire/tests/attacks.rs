@@ -20,14 +20,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use support::client::read_statuses;
+use support::client::read_answers;
 use support::server::show;
 use support::time::pause;
-use support::{Arm, Client, Request, Server, events, metrics, now};
+use support::{Answer, Arm, Client, Request, Server, events, metrics, now};
 
 const HTTP1: &str = include_str!("attacks/http1.json");
 /// Fewer rows than this, and some were lost.
-const ROWS_MIN: usize = 140;
+const ROWS_MIN: usize = 160;
 /// What a row may take unless it says otherwise.
 const WITHIN: u64 = 5_000;
 /// How long a connection that should stay is watched.
@@ -196,6 +196,14 @@ fn write(world: &World, stream: &mut TcpStream, pieces: &[Value]) -> io::Result<
     Ok(())
 }
 
+/// Whether a refusal has the documented body, also where the request could not be understood.
+fn says_why(answer: &Answer) -> bool {
+    let (code, inner) = answer.error();
+    !inner.is_empty()
+        && answer.header("x-ms-error-code") == Some(&code)
+        && answer.header("x-ms-request-id").is_some()
+}
+
 /// One row: the answer is how many events it should have stored.
 fn attack(world: &World, row: &Value) -> Result<u32, String> {
     let pieces = row["send"].as_array().expect("a row sends something");
@@ -208,7 +216,7 @@ fn attack(world: &World, row: &Value) -> Result<u32, String> {
     let begun = now();
     let stream = connect(world.server.http);
     let mut writer = stream.try_clone().expect("a second handle");
-    let (found, closed) = std::thread::scope(|scope| {
+    let (answers, closed) = std::thread::scope(|scope| {
         scope.spawn(move || {
             let _ = write(world, &mut writer, pieces);
         });
@@ -216,12 +224,16 @@ fn attack(world: &World, row: &Value) -> Result<u32, String> {
         let wait = |count: usize| {
             if stays && count >= expected.len() { STAYS } else { within.saturating_sub(begun.elapsed()) }
         };
-        let read = read_statuses(&stream, wait);
+        let read = read_answers(&stream, wait);
         let _ = stream.shutdown(Shutdown::Both);
         read
     });
+    let found: Vec<u64> = answers.iter().map(|answer| u64::from(answer.status)).collect();
     if found != expected {
         return Err(format!("answered {found:?}, not {expected:?}"));
+    }
+    if let Some(bare) = answers.iter().find(|answer| answer.status >= 400 && !says_why(answer)) {
+        return Err(format!("a refusal without the error body: {bare:?}"));
     }
     match (stays, closed) {
         (true, true) => Err("closed, though it should stay".to_owned()),

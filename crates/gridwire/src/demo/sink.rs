@@ -7,7 +7,7 @@ use gridwire_core::limits::REQUEST_BYTES_MAX;
 use gridwire_core::routing::BoxFuture;
 use gridwire_http::{Peer, Request, Response, Server, ServerOptions, Service};
 use gridwire_outside::system::SystemNet;
-use gridwire_outside::{Clock, Net};
+use gridwire_outside::{Clock, Net, Rng};
 use http::{HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -40,6 +40,7 @@ impl Sink {
             tls: None,
             service: Arc::new(Endpoint { bodies: sender }),
             clock: Arc::clone(running.clock()) as Arc<dyn Clock>,
+            rng: Arc::clone(running.rng()) as Arc<dyn Rng>,
             options: ServerOptions::default(),
         };
         tasks.spawn(server.serve(stop.clone()));

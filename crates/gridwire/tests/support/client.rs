@@ -229,26 +229,26 @@ fn read_answer(stream: &mut impl BufRead, method: &str) -> io::Result<(Answer, b
 }
 
 /// Reads answers until the server closes, or until none has begun for as long as `wait` says, which is told how
-/// many there were. Gives their statuses, and whether the server has closed.
-pub(crate) fn read_statuses(stream: &TcpStream, wait: impl Fn(usize) -> Duration) -> (Vec<u64>, bool) {
+/// many there were. Gives them, and whether the server has closed.
+pub(crate) fn read_answers(stream: &TcpStream, wait: impl Fn(usize) -> Duration) -> (Vec<Answer>, bool) {
     let mut reader = BufReader::new(stream);
-    let mut statuses = Vec::new();
+    let mut answers = Vec::new();
     loop {
-        let limit = wait(statuses.len()).max(Duration::from_millis(1));
+        let limit = wait(answers.len()).max(Duration::from_millis(1));
         if stream.set_read_timeout(Some(limit)).is_err() {
-            return (statuses, true);
+            return (answers, true);
         }
         match reader.fill_buf() {
-            Ok([]) => return (statuses, true),
+            Ok([]) => return (answers, true),
             Ok(_) => {}
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                return (statuses, false);
+                return (answers, false);
             }
-            Err(_) => return (statuses, true), // Reset.
+            Err(_) => return (answers, true), // Reset.
         }
         match read_answer(&mut reader, "POST") {
-            Ok((answer, _)) => statuses.push(u64::from(answer.status)),
-            Err(_) => return (statuses, true),
+            Ok((answer, _)) => answers.push(answer),
+            Err(_) => return (answers, true),
         }
     }
 }
