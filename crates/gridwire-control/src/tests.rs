@@ -4,6 +4,7 @@ mod audit;
 mod faults;
 mod life_cycles;
 mod lists;
+mod openapi;
 mod refusals;
 mod routes;
 mod strictness;

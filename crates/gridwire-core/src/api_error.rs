@@ -200,3 +200,30 @@ impl ApiError {
         serde_json::json!({ "error": error }).to_string().into_bytes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documents_of_the_interfaces_know_every_code_and_status() {
+        for (name, text) in [
+            ("admin", include_str!("../../../openapi/admin.json")),
+            ("data-plane", include_str!("../../../openapi/data-plane.json")),
+            ("management", include_str!("../../../openapi/management.json")),
+        ] {
+            let document: serde_json::Value = serde_json::from_str(text).unwrap();
+            let codes: Vec<&str> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+            assert_eq!(document.pointer("/components/schemas/ErrorCode/enum"), Some(&codes.into()), "{name}");
+            let statuses: Vec<String> =
+                ErrorCode::ALL.iter().map(|code| code.public().0.to_string()).collect();
+            for operation in
+                document["paths"].as_object().unwrap().values().flat_map(|one| one.as_object().unwrap())
+            {
+                for status in operation.1["responses"].as_object().unwrap().keys() {
+                    assert!(status.starts_with('2') || statuses.contains(status), "{name}: {status}");
+                }
+            }
+        }
+    }
+}

@@ -151,6 +151,32 @@ fn welcome(method: &Method) -> Response {
     gridwire_http::error(&error)
 }
 
+/// What the admin listener shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Page {
+    Paths,
+    Health,
+    Readiness,
+    Metrics,
+}
+
+impl Page {
+    const ALL: [Self; 4] = [Self::Paths, Self::Health, Self::Readiness, Self::Metrics];
+
+    fn path(self) -> &'static str {
+        match self {
+            Self::Paths => "/",
+            Self::Health => "/healthz",
+            Self::Readiness => "/readyz",
+            Self::Metrics => "/metrics",
+        }
+    }
+
+    fn at(path: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|page| page.path() == path)
+    }
+}
+
 /// The service of the admin listener.
 #[derive(Debug)]
 pub(crate) struct Admin {
@@ -179,13 +205,13 @@ impl Admin {
                 &ApiError::new(ErrorCode::MethodNotAllowed, message).with_allow("GET, HEAD"),
             );
         }
-        match request.uri().path() {
-            "/" => gridwire_http::text(
+        match Page::at(request.uri().path()) {
+            Some(Page::Paths) => gridwire_http::text(
                 StatusCode::OK,
                 "/healthz  is the process alive\n/readyz   may requests come\n/metrics  numbers, for Prometheus\n",
             ),
-            "/healthz" => gridwire_http::text(StatusCode::OK, "ok\n"),
-            "/readyz" => match self.readiness() {
+            Some(Page::Health) => gridwire_http::text(StatusCode::OK, "ok\n"),
+            Some(Page::Readiness) => match self.readiness() {
                 Ok(()) => {
                     let mut text = if self.dev { "ready (development mode)\n" } else { "ready\n" }.to_owned();
                     for remark in self.broker.remarks() {
@@ -196,7 +222,7 @@ impl Admin {
                 }
                 Err(reason) => gridwire_http::text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
             },
-            "/metrics" => {
+            Some(Page::Metrics) => {
                 let mut page = self.broker.metrics().await;
                 page.push_str(&process::metrics(self.started));
                 let mut response = gridwire_http::text(StatusCode::OK, page);
@@ -204,7 +230,7 @@ impl Admin {
                 response.headers_mut().insert(CONTENT_TYPE, kind);
                 response
             }
-            _ => gridwire_http::error(&ApiError::new(
+            None => gridwire_http::error(&ApiError::new(
                 ErrorCode::NotFound,
                 "There is /healthz, /readyz and /metrics.",
             )),
@@ -231,6 +257,15 @@ mod tests {
         assert_ne!(one, other);
         let lengths: Vec<usize> = one.split('-').map(str::len).collect();
         assert_eq!(lengths, [8, 4, 4, 4, 12]);
+    }
+
+    #[test]
+    fn the_document_of_the_admin_listener_has_every_page_and_no_other() {
+        let document: serde_json::Value =
+            serde_json::from_str(include_str!("../../../openapi/admin.json")).unwrap();
+        let mut paths = Page::ALL.map(Page::path);
+        paths.sort_unstable();
+        assert!(document["paths"].as_object().unwrap().keys().eq(&paths));
     }
 
     #[test]

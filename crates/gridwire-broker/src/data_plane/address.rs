@@ -292,6 +292,63 @@ mod tests {
         check("h", "/%ff", None);
     }
 
+    /// What the document of the data plane would call a target.
+    fn operation_of(target: &Target) -> (&'static str, bool) {
+        match target {
+            Target::Topic(Named::Place(_)) => ("publishToTopic", true),
+            Target::Topic(Named::Name(_)) => ("publishToTopicOfHost", true),
+            Target::Inspect { .. } => ("latestDeliveries", true),
+            Target::Namespace { place, operation, .. } => {
+                let name = match operation {
+                    Operation::Publish => "publish",
+                    Operation::Receive { .. } => "receive",
+                    Operation::Settle { verb: Verb::Acknowledge, .. } => "acknowledge",
+                    Operation::Settle { verb: Verb::Release, .. } => "release",
+                    Operation::Settle { verb: Verb::Reject, .. } => "reject",
+                    Operation::Settle { verb: Verb::RenewLock, .. } => "renewLock",
+                };
+                (name, place.is_some())
+            }
+        }
+    }
+
+    #[test]
+    fn the_document_of_the_data_plane_has_every_operation_and_no_other() {
+        let document: serde_json::Value =
+            serde_json::from_str(include_str!("../../../../openapi/data-plane.json")).unwrap();
+        let mut documented = std::collections::BTreeSet::new();
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            let operations: Vec<_> = operations.as_object().unwrap().iter().collect();
+            let [(method, operation)] = operations.as_slice() else { panic!("{path} has one operation") };
+            let id = operation["operationId"].as_str().unwrap();
+            if id == "welcome" {
+                continue; // That of the front, which asks the data plane for the rest.
+            }
+            let filled: Vec<_> =
+                path.split('{').map(|part| part.split_once('}').map_or(part, |(_, rest)| rest)).collect();
+            let request =
+                http::Request::post(filled.join("name")).header(HOST, "name.localhost").body(()).unwrap();
+            let target = parse(&request.into_parts().0, None).unwrap();
+            let (name, by_path) = operation_of(&target);
+            let by_host = path.starts_with("/topics/") || path.starts_with("/api/");
+            assert!(by_path, "{path} names its resource, or its host does");
+            let suffix = if path.starts_with("/topics/") { "OfHost" } else { "" };
+            assert_eq!(id, format!("{name}{suffix}"), "{path}");
+            assert_eq!(*method, if name == "latestDeliveries" { "get" } else { "post" }, "{path}");
+            documented.insert((name, by_host));
+        }
+        let mut expected: Vec<_> = ["publish", "receive", "acknowledge", "release", "reject", "renewLock"]
+            .into_iter()
+            .flat_map(|name| [(name, false), (name, true)])
+            .collect();
+        expected.extend([
+            ("publishToTopic", false),
+            ("publishToTopicOfHost", true),
+            ("latestDeliveries", false),
+        ]);
+        assert_eq!(documented, expected.into_iter().collect());
+    }
+
     #[test]
     fn versions_are_dates() {
         for (text, good) in [
