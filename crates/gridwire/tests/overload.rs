@@ -30,7 +30,11 @@ const PUBLISHERS: usize = 16;
 const PEAK_TIME: Duration = Duration::from_secs(3);
 /// The flood: so many, each of whom asks again this soon after a refusal.
 const FLOODERS: usize = 220;
+/// For this long, or for as many seconds as the variable says.
 const FLOOD_TIME: Duration = Duration::from_secs(6);
+/// Segments of the event log that a flood can fill.
+const SEGMENTS_MAX: u32 = 60;
+const FLOOD_TIME_FROM: &str = "GRIDWIRE_FLOOD_SECONDS";
 const IMPATIENCE: Duration = Duration::from_millis(400);
 const OFFERED_MIN: f64 = 10.0;
 const GOODPUT_MIN: f64 = 0.8;
@@ -202,7 +206,9 @@ fn ten_times_too_much_is_refused_within_bounds_and_what_is_taken_goes_on() {
     let place = tempfile::tempdir().expect("a directory for the data");
     let dir = place.path().join("data");
     let mut before = memory.as_ref().map(SmallMemory::before).unwrap_or_default();
-    before.extend(slow_flushes(&dir.join("log/00000000000000000001.seg"), FLUSH));
+    let segments: Vec<_> =
+        (1..=SEGMENTS_MAX).map(|number| dir.join(format!("log/{number:020}.seg"))).collect();
+    before.extend(slow_flushes(&segments, FLUSH));
     let server = Server::launch(Launch { before, data_dir: Some((dir.clone(), dir)), ..Launch::default() });
     let arm = Arm::new(&server);
     let topic = arm.topic("grid", &json!({}));
@@ -224,12 +230,15 @@ fn ten_times_too_much_is_refused_within_bounds_and_what_is_taken_goes_on() {
     drop(unfinished);
     let freed = world.normal_after();
 
-    let flood = world.publish(FLOODERS, FLOOD_TIME);
-    let (goodput, refusals) = flood.rates(FLOOD_TIME);
+    let time = std::env::var(FLOOD_TIME_FROM).ok();
+    let time =
+        time.map_or(FLOOD_TIME, |text| Duration::from_secs(text.parse().expect("seconds of the flood")));
+    let flood = world.publish(FLOODERS, time);
+    let (goodput, refusals) = flood.rates(time);
     let normal = world.normal_after();
     let used = peak_memory(world.server.pid());
     show(&format!(
-        "peak {peak:.1}/s; flood: {goodput:.1}/s taken, {refusals:.1}/s refused, {:.1} times the peak offered; \
+        "peak {peak:.1}/s; flood of {time:?}: {goodput:.1}/s taken, {refusals:.1}/s refused, {:.1} times the peak offered; \
          normal {freed:?} after unfinished bodies, {normal:?} after the flood; {with_unfinished} MiB with \
          {UNFINISHED} unfinished bodies, {} MiB at most",
         (goodput + refusals) / peak,

@@ -80,11 +80,11 @@ impl Injection {
     }
 }
 
-/// What to put in front of a server so that each flush of a file takes this much longer: a slow disk.
-pub(crate) fn slow_flushes(file: &Path, longer: Duration) -> Vec<OsString> {
-    let flags = ["strace", "-D", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fdatasync", "-P"];
+/// What to put in front of a server so that each flush of these files takes this much longer: a slow disk.
+pub(crate) fn slow_flushes(files: &[PathBuf], longer: Duration) -> Vec<OsString> {
+    let flags = ["strace", "-D", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fdatasync"];
     let mut before: Vec<OsString> = flags.map(Into::into).into();
-    before.push(file.into());
+    before.extend(files.iter().flat_map(|file| ["-P".into(), file.clone().into_os_string()]));
     before.extend(["-e".into(), format!("inject=fdatasync:delay_exit={}", longer.as_micros()).into()]);
     before
 }
