@@ -3,10 +3,11 @@
 use crate::fuzz::FuzzArgs;
 use crate::power::PowerArgs;
 use crate::run::{cargo, heading, must, say};
+use crate::schemathesis::SchemathesisArgs;
 use crate::sim::SimArgs;
 use crate::test::TestArgs;
 use crate::workspace::Workspace;
-use crate::{fuzz, power, sim, test, tidy};
+use crate::{fuzz, power, schemathesis, sim, test, tidy};
 
 /// A snapshot of the advisory database beside the repository, for machines that may not fetch one.
 const ADVISORIES: &str = "../shared/advisory-db";
@@ -16,6 +17,8 @@ const POWER_CUTS: u32 = 100;
 
 /// For each fuzz target.
 const FUZZ_SECONDS: u32 = 3;
+/// How long the flood of the overload test lasts; `cargo test` has a shorter one.
+const FLOOD_SECONDS: u32 = 60;
 
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     let root = &workspace.root;
@@ -40,6 +43,11 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     // As written there but for the profile: what it shows is the same, and the tests need this build anyway.
     must(cargo(root).args(["run", "--locked", "--", "demo", "--once"]))?;
     test::run(workspace, &TestArgs::default())?;
+    heading("Overload");
+    let mut overload = cargo(root);
+    overload.args(["test", "--locked", "--package", "gridwire", "--test", "overload", "--", "--nocapture"]);
+    must(overload.env("GRIDWIRE_FLOOD_SECONDS", FLOOD_SECONDS.to_string()))?;
+    schemathesis::run(workspace, &SchemathesisArgs::default())?;
     heading("Simulation");
     sim::run(workspace, &SimArgs::new(&["--seeds", "300"]))?;
     heading("Planted bugs");

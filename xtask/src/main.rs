@@ -1,9 +1,11 @@
-//! What the project does to itself: `cargo xtask test`, `sim`, `power`, `fuzz`, `tidy`, and all of it: `cargo xtask ci`.
+//! What the project does to itself: `cargo xtask test`, `sim`, `power`, `fuzz`, `schemathesis`, `tidy`, and all of it:
+//! `cargo xtask ci`.
 
 mod ci;
 mod fuzz;
 mod power;
 mod run;
+mod schemathesis;
 mod sdk;
 mod sim;
 mod test;
@@ -38,6 +40,8 @@ enum Command {
     Ci,
     /// Feed everything that is parsed with anything
     Fuzz(fuzz::FuzzArgs),
+    /// Send the running program whatever its interfaces' documents allow, and compare its answers with them
+    Schemathesis(schemathesis::SchemathesisArgs),
     /// Check the conventions that no lint sees
     Tidy,
 }
@@ -61,6 +65,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Power(args) => power::run(&workspace, args),
         Command::Ci => ci::run(&workspace),
         Command::Fuzz(args) => fuzz::run(&workspace, args),
+        Command::Schemathesis(args) => schemathesis::run(&workspace, args),
         Command::Tidy => tidy::run(&workspace),
     }
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 use anyhow::Context;
 
 /// Names the program to the suites.
-const PROGRAM: &str = "GRIDWIRE_BIN";
+pub(crate) const PROGRAM: &str = "GRIDWIRE_BIN";
 
 /// Kept beside installed packages: the text that they were installed from.
 const STAMP: &str = "installed-from";

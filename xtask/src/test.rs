@@ -41,7 +41,7 @@ pub(crate) fn run_sdk(workspace: &Workspace, args: &SdkArgs) -> anyhow::Result<(
 }
 
 /// Builds the program; the answer is where it is.
-fn build(workspace: &Workspace, release: bool) -> anyhow::Result<PathBuf> {
+pub(crate) fn build(workspace: &Workspace, release: bool) -> anyhow::Result<PathBuf> {
     let mut build = cargo(&workspace.root);
     build.args(["build", "--locked", "--package", "gridwire", "--bin", "gridwire"]);
     if release {

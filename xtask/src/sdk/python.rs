@@ -31,10 +31,10 @@ pub(crate) fn test(workspace: &Workspace, program: &Path) -> anyhow::Result<()> 
 }
 
 /// Makes the environment what `requirements.txt` says; the answer is its interpreter.
-fn install(suite: &Path, environment: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn install(suite: &Path, environment: &Path) -> anyhow::Result<PathBuf> {
     let version = output(Command::new("python3").args(["-c", PROBE])).context(
-        "the Python SDK tests need python3 (3.10 or later) with its `venv` and `ensurepip` modules: \
-         on Debian and Ubuntu `apt-get install python3-venv`; or leave them out with --skip-sdk",
+        "tests in Python need python3 (3.10 or later) with its `venv` and `ensurepip` modules: \
+         on Debian and Ubuntu `apt-get install python3-venv`; or leave the SDKs out with --skip-sdk",
     )?;
     let requirements = suite.join("requirements.txt");
     let from = format!("{version}{}", read(&requirements)?);

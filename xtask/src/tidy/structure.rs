@@ -37,8 +37,12 @@ const ALLOWED: [(&str, &[&str]); 9] = [
 ];
 
 /// Files that name packages, not where they come from.
-const LOCK_FILES: [&str; 3] =
-    ["tests/sdk/js/package.json", "tests/sdk/js/package-lock.json", "tests/sdk/python/requirements.txt"];
+const LOCK_FILES: [&str; 4] = [
+    "tests/api/requirements.txt",
+    "tests/sdk/js/package.json",
+    "tests/sdk/js/package-lock.json",
+    "tests/sdk/python/requirements.txt",
+];
 
 /// What would say where a package comes from.
 const SOURCES: [&str; 4] = ["\"resolved\"", "http://", "https://", "--index-url"];
