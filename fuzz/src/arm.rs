@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gridwire_control::{Control, ControlOptions, ManagementToken, PublicAddresses, Sealer};
+use gridwire_control::{
+    Control, ControlOptions, DeadLetterPatience, ManagementToken, PublicAddresses, Sealer,
+};
 use gridwire_core::routing::{
     BoxFuture, DeliveryPort, Handshake, HandshakeError, InstallError, RoutingTable,
 };
@@ -55,6 +57,7 @@ impl World {
                 base_domain: None,
             },
             allow_http_webhooks: true,
+            dead_letter_patience: DeadLetterPatience::default(),
         };
         let opened = Control::open(
             store,

@@ -1,5 +1,5 @@
-//! What the project does to itself: `cargo xtask test`, `sim`, `power`, `fuzz`, `schemathesis`, `tidy`, and all of it:
-//! `cargo xtask ci`.
+//! What the project does to itself: `cargo xtask test`, `sim`, `power`, `soak`, `fuzz`, `schemathesis`, `tidy`, and all
+//! of it: `cargo xtask ci`.
 
 mod ci;
 mod fuzz;
@@ -8,6 +8,7 @@ mod run;
 mod schemathesis;
 mod sdk;
 mod sim;
+mod soak;
 mod test;
 mod tidy;
 mod workspace;
@@ -38,6 +39,8 @@ enum Command {
     Power(power::PowerArgs),
     /// All that continuous integration runs: format, lints, documentation, dependencies, conventions, tests
     Ci,
+    /// What takes too long or too much space for every change: a large backlog, many seeds, kills and flipped bits
+    Soak(soak::SoakArgs),
     /// Feed everything that is parsed with anything
     Fuzz(fuzz::FuzzArgs),
     /// Send the running program whatever its interfaces' documents allow, and compare its answers with them
@@ -64,6 +67,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Sim(args) => sim::run(&workspace, args),
         Command::Power(args) => power::run(&workspace, args),
         Command::Ci => ci::run(&workspace),
+        Command::Soak(args) => soak::run(&workspace, args),
         Command::Fuzz(args) => fuzz::run(&workspace, args),
         Command::Schemathesis(args) => schemathesis::run(&workspace, args),
         Command::Tidy => tidy::run(&workspace),

@@ -16,6 +16,9 @@ pub(crate) struct TestArgs {
     skip_sdk: bool,
     #[command(flatten)]
     sdk: SdkArgs,
+    /// What makes some tests do more than is quick: variable and value
+    #[arg(skip)]
+    pub(crate) more: Vec<(&'static str, &'static str)>,
 }
 
 #[derive(Debug, Default, Args)]
@@ -27,7 +30,7 @@ pub(crate) struct SdkArgs {
 
 pub(crate) fn run(workspace: &Workspace, args: &TestArgs) -> anyhow::Result<()> {
     heading("Tests in Rust");
-    must(cargo(&workspace.root).args(["test", "--locked", "--workspace"]))?;
+    must(cargo(&workspace.root).args(["test", "--locked", "--workspace"]).envs(args.more.iter().copied()))?;
     if args.skip_sdk { Ok(()) } else { run_sdk(workspace, &args.sdk) }
 }
 

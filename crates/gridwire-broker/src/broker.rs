@@ -22,7 +22,7 @@ use crate::dead_letter::DeadLetters;
 use crate::deliveries::Deliveries;
 use crate::metrics::{Metrics, Named};
 use crate::push::{Dispatcher, PushOptions};
-use crate::shards::{Outside, RecoveredShards, Shards};
+use crate::shards::{Missed, Outside, RecoveredShards, Shards};
 
 /// How long a stop waits: a little longer than the dispatcher lets attempts in flight go on.
 const STOP_PATIENCE: Duration = Duration::from_secs(12);
@@ -99,6 +99,7 @@ impl Broker {
             rng,
             dispatcher,
             dead_letters: DeadLetters::new(disk, data_dir.join("deadletter"), options.threads),
+            missed: Missed::default(),
             deliveries: Deliveries::default(),
             metrics: Metrics::default(),
             fatal: CancellationToken::new(),

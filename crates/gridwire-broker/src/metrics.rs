@@ -65,6 +65,7 @@ pub(crate) struct Metrics {
     pub(crate) settled_tokens: AtomicU64,
     pub(crate) failed_tokens: AtomicU64,
     pub(crate) unauthorized: AtomicU64,
+    pub(crate) letters_given_up: AtomicU64,
 }
 
 /// A name for a topic or subscription in a label: resource names hold nothing that needs escaping.
@@ -121,6 +122,11 @@ impl Metrics {
             ("gridwire_pull_events_received_total", "Events handed to receivers.", &self.received_events),
             ("gridwire_pull_tokens_settled_total", "Lock tokens settled or renewed.", &self.settled_tokens),
             ("gridwire_pull_tokens_failed_total", "Lock tokens refused.", &self.failed_tokens),
+            (
+                "gridwire_delivery_dead_letters_given_up_total",
+                "Events dropped since the start because their dead-letter destination was down for too long.",
+                &self.letters_given_up,
+            ),
             ("gridwire_auth_refused_total", "Data plane requests answered 401.", &self.unauthorized),
         ] {
             page.head(name, "counter", help);
@@ -159,7 +165,7 @@ const PER_TOPIC: [PerTopic; 3] = [
     ("gridwire_publish_requests_refused_total", "Publish requests refused.", |topic| &topic.refused),
 ];
 
-const PER_QUEUE: [PerQueue; 7] = [
+const PER_QUEUE: [PerQueue; 8] = [
     ("gridwire_delivery_events_delivered_total", "counter", "Events delivered or acknowledged.", |queue| {
         queue.totals.delivered
     }),
@@ -186,6 +192,12 @@ const PER_QUEUE: [PerQueue; 7] = [
         "gauge",
         "Events known to wait, be locked or be in flight.",
         |queue| queue.pending as u64,
+    ),
+    (
+        "gridwire_delivery_dead_letters_waiting",
+        "gauge",
+        "Events given up whose dead letter is not written yet.",
+        |queue| queue.letters as u64,
     ),
     (
         "gridwire_delivery_lag_events",

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use driver::{Command, ReceiveReply, SettleReply};
-pub(crate) use work::Outside;
+pub(crate) use work::{Missed, Outside};
 
 use driver::Driver;
 

@@ -17,12 +17,22 @@ use gridwire_store::Revision;
 use crate::address::Form;
 use crate::document::{Entry, Numbers, Resources};
 use crate::facts::{Facts, SubscriptionFacts, TopicFacts};
+use crate::options::DeadLetterPatience;
 
 /// A table and what it was compiled from.
 #[derive(Debug, Default)]
 pub(crate) struct Compiled {
     pub table: Arc<RoutingTable>,
+    /// The same for every table of a process.
+    pub patience: DeadLetterPatience,
     sources: HashMap<TopicNumber, Source>,
+}
+
+impl Compiled {
+    /// What a process begins with.
+    pub(crate) fn nothing(patience: DeadLetterPatience) -> Self {
+        Self { patience, ..Self::default() }
+    }
 }
 
 /// Everything a topic's route depends on, by revision.
@@ -66,7 +76,7 @@ pub(crate) fn compile(resources: &Resources, last: &Compiled) -> Compiled {
             last.table.by_number.get(&number).filter(|_| last.sources.get(&number) == Some(&source));
         let route = match unchanged {
             Some(route) => Arc::clone(route),
-            None => Arc::new(topic_route(resources, entry, facts, number, &parts)),
+            None => Arc::new(topic_route(resources, entry, facts, number, &parts, last.patience)),
         };
         sources.insert(number, source);
         table.by_number.insert(number, Arc::clone(&route));
@@ -93,7 +103,7 @@ pub(crate) fn compile(resources: &Resources, last: &Compiled) -> Compiled {
         };
         table.namespaces.insert(place(entry), Arc::new(route));
     }
-    Compiled { table: Arc::new(table), sources }
+    Compiled { table: Arc::new(table), patience: last.patience, sources }
 }
 
 fn place(entry: &Entry) -> Place {
@@ -111,6 +121,7 @@ fn topic_route(
     facts: &TopicFacts,
     number: TopicNumber,
     parts: &[Part<'_>],
+    patience: DeadLetterPatience,
 ) -> TopicRoute {
     let address = &entry.document.address;
     let resource_id = address.id(Form::Nested);
@@ -139,7 +150,7 @@ fn topic_route(
                 mode: subscription.mode.clone(),
                 attempts_max: subscription.attempts_max,
                 time_to_live,
-                dead_letter: subscription.dead_letter.is_some(),
+                dead_letter: subscription.dead_letter.as_ref().map(|_| patience.of(facts.kind)),
             },
             webhook: subscription.webhook.clone(),
             dead_letter: subscription.dead_letter.clone(),

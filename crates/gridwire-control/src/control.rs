@@ -148,7 +148,7 @@ impl Control {
         options: ControlOptions,
     ) -> Result<Arc<Self>, ControlError> {
         let resources = load(&*store, &sealer).await?;
-        let compiled = compile(&resources, &Compiled::default());
+        let compiled = compile(&resources, &Compiled::nothing(options.dead_letter_patience));
         let state = State { resources, compiled, installed: false };
         let shared = Shared {
             store,

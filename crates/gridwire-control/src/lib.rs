@@ -41,5 +41,5 @@ mod testing;
 mod tests;
 
 pub use control::{Control, ControlError, Counts, read_table};
-pub use options::{ControlOptions, ManagementToken, PublicAddresses};
+pub use options::{ControlOptions, DeadLetterPatience, ManagementToken, PublicAddresses};
 pub use sealer::{SealError, Sealer};

@@ -1,7 +1,11 @@
 //! What the binary decides for the control plane.
 
 use std::fmt;
+use std::time::Duration;
 
+use gridwire_core::patience::DeadLetterPolicy;
+use gridwire_core::retry::Tier;
+use gridwire_core::routing::TopicKind;
 use ring::digest::{SHA256, digest};
 use subtle::ConstantTimeEq;
 
@@ -75,6 +79,33 @@ impl PublicAddresses {
     }
 }
 
+/// How long events that were given up wait for a dead-letter destination that is down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeadLetterPatience {
+    pub custom: Duration,
+    pub namespace: Duration,
+}
+
+impl Default for DeadLetterPatience {
+    /// What the service documents.
+    fn default() -> Self {
+        Self {
+            custom: DeadLetterPolicy::documented(Tier::Basic).patience,
+            namespace: DeadLetterPolicy::documented(Tier::Namespace).patience,
+        }
+    }
+}
+
+impl DeadLetterPatience {
+    pub(crate) fn of(self, kind: TopicKind) -> DeadLetterPolicy {
+        let patience = match kind {
+            TopicKind::Custom => self.custom,
+            TopicKind::Namespace => self.namespace,
+        };
+        DeadLetterPolicy { patience }
+    }
+}
+
 /// Options of the control plane.
 #[derive(Clone, Debug)]
 pub struct ControlOptions {
@@ -83,6 +114,7 @@ pub struct ControlOptions {
     pub public: PublicAddresses,
     /// Whether webhooks may be plain `http` (development).
     pub allow_http_webhooks: bool,
+    pub dead_letter_patience: DeadLetterPatience,
 }
 
 #[cfg(test)]

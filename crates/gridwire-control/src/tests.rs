@@ -22,7 +22,9 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use crate::testing::{MemoryStore, RecordingPort, TestRng};
-use crate::{Control, ControlError, ControlOptions, ManagementToken, PublicAddresses, Sealer};
+use crate::{
+    Control, ControlError, ControlOptions, DeadLetterPatience, ManagementToken, PublicAddresses, Sealer,
+};
 
 const SUB: &str = "11111111-2222-3333-4444-555555555555";
 const TOKEN: &str = "management-secret";
@@ -74,6 +76,7 @@ fn options() -> ControlOptions {
         management_token: ManagementToken::from_secret(TOKEN),
         public: PublicAddresses { http: Some("http://127.0.0.1:8080".into()), ..Default::default() },
         allow_http_webhooks: false,
+        dead_letter_patience: DeadLetterPatience::default(),
     }
 }
 

@@ -15,6 +15,7 @@ pub mod frame;
 pub mod ids;
 pub mod limits;
 pub mod lock_token;
+pub mod patience;
 mod percent;
 pub mod planted;
 pub mod publish;

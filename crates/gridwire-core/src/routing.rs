@@ -14,8 +14,9 @@ use subtle::ConstantTimeEq;
 use crate::event::{DeliverySchema, InputSchema};
 use crate::filter::{FilterSpec, Matcher};
 use crate::ids::{Slot, SubscriptionNumber, TopicNumber};
+use crate::patience::DeadLetterPolicy;
 use crate::publish::InputMapping;
-use crate::retry::RetryPolicy;
+use crate::retry::{RetryPolicy, Tier};
 
 /// A future that does not name its type, so that a port can be a trait object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -117,8 +118,18 @@ pub struct QueuePolicy {
     pub attempts_max: u32,
     /// From publish time.
     pub time_to_live: Duration,
-    /// Whether events that are given up go to a dead-letter destination.
-    pub dead_letter: bool,
+    /// Where there is a dead-letter destination: how events that are given up wait for it.
+    pub dead_letter: Option<DeadLetterPolicy>,
+}
+
+impl QueuePolicy {
+    /// The tier whose documented figures hold: only namespaces have pull.
+    pub fn tier(&self) -> Tier {
+        match self.mode {
+            DeliveryMode::Push { retry } => retry.tier,
+            DeliveryMode::Pull { .. } => Tier::Namespace,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

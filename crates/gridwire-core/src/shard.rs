@@ -12,6 +12,7 @@
 //! [`Shard::recover_decision`]) without asking `handle` anything, and each queue scans on from its floor.
 
 mod decision;
+mod letters;
 mod queue;
 mod state;
 
@@ -254,6 +255,8 @@ pub struct QueueStatus {
     pub end: Offset,
     /// Known to be waiting, locked, in flight or in trouble; more may lie behind the cursor.
     pub pending: usize,
+    /// Those of them that were given up and whose dead letter is not written yet.
+    pub letters: usize,
     pub behind: bool,
 }
 
@@ -485,6 +488,7 @@ impl Shard {
                 floor: Offset(queue.floor(tail)),
                 end: Offset(tail),
                 pending: queue.pending(),
+                letters: queue.letters(),
                 behind: queue.is_behind(),
             }
         };

@@ -33,6 +33,8 @@ const TAKEN_BACK: Duration = Duration::from_millis(250);
 const RECORDED_WITHIN: Duration = Duration::from_secs(1);
 /// How far apart two readings of one moment may be: a timer fires late when its shard is busy.
 const SLACK: Duration = Duration::from_millis(100);
+/// How long a process tries to write a dead letter at least: ten seconds, then sixty.
+const LETTER_TRIES: Duration = Duration::from_secs(70);
 /// Violations kept: the first tell the story.
 const VIOLATIONS_MAX: usize = 20;
 
@@ -134,6 +136,8 @@ pub struct Checker {
     down_since: Option<Timestamp>,
     /// While the disk was full, decisions waited.
     full: Vec<(Timestamp, Timestamp)>,
+    /// When dead letters could not be written.
+    letters_down: Vec<(Timestamp, Timestamp)>,
     tokens: BTreeMap<String, pull::Token>,
     pushes: Vec<push::Delivery>,
     unknown_receives: BTreeMap<String, u32>,
@@ -145,6 +149,8 @@ pub struct Checker {
     pub settlements_are_flushed: bool,
     /// How much later than in good order a flush may be: a real machine may have no processor free for it.
     pub flushes_late_by: Duration,
+    /// How long a dead letter waits for a destination that is down.
+    pub letter_patience: Duration,
     violations: Vec<Violation>,
     counts: Counts,
 }
@@ -306,6 +312,21 @@ impl Checker {
         self.full.push((from, to));
     }
 
+    /// Dead letters could not be written between these moments.
+    pub fn letters_were_down(&mut self, from: Timestamp, to: Timestamp) {
+        self.letters_down.push((from, to));
+    }
+
+    /// Whether the dead letter of an event published at `began` may have waited until its time was over: from its
+    /// first failed try on, and not for less than every process gives a destination.
+    fn letter_may_be_given_up(&self, began: Timestamp) -> bool {
+        let since = self.letters_down.iter().filter(|(_, to)| began <= *to).map(|(from, _)| *from).min();
+        let down_to = self.letters_down.iter().map(|(_, to)| *to).max();
+        since
+            .zip(down_to)
+            .is_some_and(|(since, to)| (began + self.letter_patience).max(since + LETTER_TRIES) <= to + SLACK)
+    }
+
     /// Whether a power cut may have taken back what was decided and answered between these moments.
     fn may_be_taken_back(&self, from: Timestamp, to: Timestamp) -> bool {
         let takes =
@@ -414,7 +435,7 @@ impl Checker {
         }
         let owner = &self.subscriptions[subscription];
         if owner.dead_letter {
-            return !item.dead_lettered;
+            return !item.dead_lettered && !self.letter_may_be_given_up(call.began);
         }
         let expired = call.began + owner.time_to_live <= now;
         !(item.given_up || expired || self.may_have_used_all_attempts(owner, item, call.began, now))
@@ -459,6 +480,29 @@ impl Checker {
         let power_was_cut = self.crashes.iter().any(|crash| crash.power);
         if possible < total || (total < certain && !power_was_cut) {
             let what = format!("`{subscription}` counts {total} settled events of {certain} to {possible}");
+            self.report_other("miscounted", "", now, &what);
+        }
+    }
+
+    /// What the broker says it has dropped of a subscription with dead letters, when nothing is pending: nothing is
+    /// dropped without being counted. What happened before the last power cut may be forgotten.
+    pub fn dropped(&mut self, subscription: &str, dropped: u64, now: Timestamp) {
+        if self.leaving.contains(subscription) || !self.subscriptions[subscription].dead_letter {
+            return;
+        }
+        let cut = self.crashes.iter().filter(|crash| crash.power).map(|crash| crash.when + TAKEN_BACK).max();
+        let is_dropped = |((event, owner), item): &(&(usize, String), &Item)| {
+            let call = &self.calls[self.events[*event].call];
+            let certain = call.outcome == Some(Outcome::Accepted) || call.seen;
+            let settled = item.dead_lettered || item.done.is_some() || item.perhaps_done;
+            let after_cut = cut.is_none_or(|cut| cut < call.began + self.letter_patience);
+            owner == subscription && certain && !item.optional && !settled && after_cut
+        };
+        let missing = self.items.iter().filter(is_dropped).count() as u64;
+        if dropped < missing {
+            let what = format!(
+                "`{subscription}` dropped {missing} events without a dead letter and counts {dropped}"
+            );
             self.report_other("miscounted", "", now, &what);
         }
     }

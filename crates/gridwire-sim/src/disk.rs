@@ -9,9 +9,12 @@
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
 use gridwire_outside::{Disk, DiskFile, MemoryDisk, OpenMode};
+
+use crate::letters::LETTERS_DIR;
 
 /// How a process ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,9 +104,44 @@ impl Life {
     }
 }
 
+/// What the directory of dead letters refuses, as a storage account that is down or a share that is not mounted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Outage {
+    #[default]
+    None,
+    /// Everything.
+    All,
+    /// To name a letter that was written aside.
+    Names,
+    /// To make a name durable: the letter is there, and nobody may count on it.
+    Flushes,
+}
+
+/// The outage of the moment; clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LettersDisk(Arc<AtomicU8>);
+
+impl LettersDisk {
+    pub(crate) fn set(&self, outage: Outage) {
+        self.0.store(outage as u8, Ordering::Relaxed);
+    }
+
+    fn allow(&self, path: &Path, refused: &[Outage]) -> io::Result<()> {
+        let now = self.0.load(Ordering::Relaxed);
+        let is_refused = now != Outage::None as u8 && refused.iter().any(|outage| *outage as u8 == now);
+        if is_refused && path.starts_with(LETTERS_DIR) {
+            return Err(io::Error::other("the place for dead letters is down"));
+        }
+        Ok(())
+    }
+}
+
 /// The disk as one process sees it.
 #[derive(Debug)]
-pub(crate) struct ProcessDisk(pub(crate) Life);
+pub(crate) struct ProcessDisk {
+    pub(crate) life: Life,
+    pub(crate) letters: LettersDisk,
+}
 
 #[derive(Debug)]
 struct ProcessFile {
@@ -113,31 +151,41 @@ struct ProcessFile {
 
 impl ProcessDisk {
     fn disk(&self) -> io::Result<&MemoryDisk> {
-        self.0.step()?;
-        Ok(&self.0.disk)
+        self.life.step()?;
+        Ok(&self.life.disk)
     }
 }
 
 impl Disk for ProcessDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        let file = self.disk()?.open(path, mode)?;
-        Ok(Arc::new(ProcessFile { life: self.0.clone(), file }))
+        let disk = self.disk()?;
+        self.letters.allow(path, &[Outage::All])?;
+        let file = disk.open(path, mode)?;
+        Ok(Arc::new(ProcessFile { life: self.life.clone(), file }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk()?.rename(from, to)
+        let disk = self.disk()?;
+        self.letters.allow(to, &[Outage::All, Outage::Names])?;
+        disk.rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk()?.remove(path)
+        let disk = self.disk()?;
+        self.letters.allow(path, &[Outage::All])?;
+        disk.remove(path)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk()?.sync_dir(dir)
+        let disk = self.disk()?;
+        self.letters.allow(dir, &[Outage::All, Outage::Flushes])?;
+        disk.sync_dir(dir)
     }
 
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.disk()?.create_dir_all(dir)
+        let disk = self.disk()?;
+        self.letters.allow(dir, &[Outage::All])?;
+        disk.create_dir_all(dir)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {

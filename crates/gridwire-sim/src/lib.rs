@@ -24,6 +24,8 @@ mod process;
 mod publishers;
 mod receivers;
 mod report;
+#[cfg(test)]
+mod retention;
 mod run;
 mod setup;
 mod slow_log;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gridwire_outside::Clock;
 
-use crate::disk::End;
+use crate::disk::{End, Outage};
 use crate::plan::Fault;
 use crate::process::Call;
 use crate::world::World;
@@ -51,6 +51,19 @@ pub(crate) async fn strike(world: Arc<World>, at: Duration, fault: Fault) {
             world.disk.set_capacity(Some(world.disk.used() + left));
             world.clock.sleep(lasts).await;
             world.disk.set_capacity(None);
+        }
+        Fault::LettersDown { outage, lasts } => {
+            world.tally().letters_down += 1;
+            let now = world.now();
+            world.checker().letters_were_down(now, now + lasts);
+            world.letters_disk.set(outage);
+            // Its end is its own, not the storm's.
+            let own = Arc::clone(&world);
+            let end = async move {
+                own.clock.sleep(lasts).await;
+                own.letters_disk.set(Outage::None);
+            };
+            drop(world.tasks.spawn(end));
         }
         Fault::ClientsCutOff { lasts } => {
             during(&world, lasts, |weather, on| weather.clients_cut_off = on).await;

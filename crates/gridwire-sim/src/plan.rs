@@ -10,9 +10,12 @@ use std::time::Duration;
 
 use gridwire_core::event::{DeliverySchema, InputSchema};
 use gridwire_core::filter::{AdvancedFilter, FilterSpec, Operator};
+use gridwire_core::patience::DeadLetterPolicy;
 use gridwire_core::routing::TopicKind;
 use gridwire_outside::memory::Call;
 use gridwire_outside::{Rng, SeededRng};
+
+use crate::disk::Outage;
 
 /// When faults end and everything heals.
 pub(crate) const STORM: Duration = Duration::from_secs(60);
@@ -31,6 +34,8 @@ pub struct Plan {
     pub(crate) settlements_are_flushed: bool,
     /// Locks and times to live are this much shorter than what was asked for.
     pub(crate) haste: u32,
+    /// How long dead letters wait for a destination that is down.
+    pub(crate) letters: DeadLetterPolicy,
     pub(crate) topics: Vec<TopicPlan>,
     pub(crate) subscriptions: Vec<SubscriptionPlan>,
     pub(crate) publishers: Vec<PublisherPlan>,
@@ -79,6 +84,8 @@ pub(crate) struct PublisherPlan {
     /// The longest pause between two calls, in milliseconds.
     pub(crate) pause: u64,
     pub(crate) batch_max: u64,
+    /// Bytes that most events have at most, beside the rest.
+    pub(crate) pad: u64,
 }
 
 /// Something that goes wrong.
@@ -113,6 +120,11 @@ pub(crate) enum Fault {
     /// So much space is left, for a while.
     DiskFull {
         left: u64,
+        lasts: Duration,
+    },
+    /// Dead letters cannot be written. May last longer than the storm.
+    LettersDown {
+        outage: Outage,
         lasts: Duration,
     },
     ClientsCutOff {
@@ -153,6 +165,7 @@ impl Plan {
             snapshot_bytes: make.number(2, 64) << 10,
             settlements_are_flushed: make.chance(250),
             haste: u32::try_from(make.number(5, 30)).unwrap_or(5),
+            letters: DeadLetterPolicy { patience: Duration::from_secs(make.number(20, 120)) },
             publishers: (0..make.number(4, 6)).map(|number| make.publisher(number)).collect(),
             topics,
             subscriptions,
@@ -181,7 +194,7 @@ impl Maker {
     fn publisher(&self, number: u64) -> PublisherPlan {
         // Each topic has one at least.
         let topic = usize::try_from(number % 4).unwrap_or(0);
-        PublisherPlan { topic, pause: self.number(100, 500), batch_max: self.number(1, 12) }
+        PublisherPlan { topic, pause: self.number(100, 500), batch_max: self.number(1, 12), pad: 60 }
     }
 
     fn subscriptions(&self) -> Vec<SubscriptionPlan> {
@@ -278,7 +291,8 @@ impl Maker {
             self.network(),
         ];
         for _ in 0..self.number(2, 8) {
-            let next = match self.number(0, 11) {
+            let next = match self.number(0, 13) {
+                12 | 13 => self.letters_down(),
                 10 => Fault::KilledAgain { calls: self.starts() },
                 11 => Fault::PowerFlickers { calls: self.starts(), seed: self.rng.next_u64() },
                 0..=2 => Fault::Kill { calls: self.at_a_call() },
@@ -331,6 +345,13 @@ impl Maker {
         }
     }
 
+    /// Half of them end with the storm or before, half go on for longer than any letter waits.
+    fn letters_down(&self) -> Fault {
+        let outage = self.pick(&[Outage::All, Outage::All, Outage::Names, Outage::Flushes]);
+        let longest = if self.chance(500) { 30 } else { 240 };
+        Fault::LettersDown { outage, lasts: Duration::from_secs(self.number(2, longest)) }
+    }
+
     fn lasts(&self) -> Duration {
         Duration::from_millis(self.number(500, 8_000))
     }
@@ -342,7 +363,7 @@ impl fmt::Display for Plan {
         writeln!(
             f,
             "  {} shards, segments of {}, blocks of {}, a cache of {}, state files of {}, snapshots after {} bytes, \
-             settlements {}, haste {}",
+             settlements {}, haste {}, dead letters wait {:?}",
             self.shards,
             self.segment_bytes,
             self.block_bytes,
@@ -350,7 +371,8 @@ impl fmt::Display for Plan {
             self.state_file_bytes,
             self.snapshot_bytes,
             if self.settlements_are_flushed { "flushed" } else { "written" },
-            self.haste
+            self.haste,
+            self.letters.patience
         )?;
         for subscription in &self.subscriptions {
             let topic = self.topics[subscription.topic].name;
@@ -367,7 +389,7 @@ impl fmt::Display for Plan {
                  {time_to_live_minutes} min, dead letters {dead_letter}, {filter:?}"
             )?;
         }
-        for PublisherPlan { topic, pause, batch_max } in &self.publishers {
+        for PublisherPlan { topic, pause, batch_max, .. } in &self.publishers {
             let topic = self.topics[*topic].name;
             writeln!(f, "  publisher to {topic}: up to {batch_max} events every {pause} ms at most")?;
         }

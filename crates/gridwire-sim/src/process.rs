@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gridwire_broker::{Broker, BrokerOptions, BrokerParts, PushOptions};
-use gridwire_control::{Control, ControlOptions, ManagementToken, PublicAddresses, Sealer};
+use gridwire_control::{
+    Control, ControlOptions, DeadLetterPatience, ManagementToken, PublicAddresses, Sealer,
+};
 use gridwire_core::routing::DeliveryPort;
 use gridwire_http::{Body, Peer};
 use gridwire_outside::{Clock, Disk, Rng, SeededRng};
@@ -193,7 +195,8 @@ async fn handle(
 
 async fn build(world: &Arc<World>, life: &Life) -> Result<Parts, String> {
     let plan = &world.plan;
-    let disk: Arc<dyn Disk> = Arc::new(ProcessDisk(life.clone()));
+    let disk: Arc<dyn Disk> =
+        Arc::new(ProcessDisk { life: life.clone(), letters: world.letters_disk.clone() });
     let clock: Arc<dyn Clock> = world.clock.clone();
     let rng: Arc<dyn Rng> = Arc::new(SeededRng::new(world.rng.next_u64()));
     let dir = Path::new(DATA_DIR);
@@ -230,7 +233,8 @@ async fn build(world: &Arc<World>, life: &Life) -> Result<Parts, String> {
         options: BrokerOptions { shards: plan.shards, push, base_domain: None, threads: false },
     })
     .map_err(|error| error.to_string())?;
-    let port = Arc::new(Hurried { broker: Arc::clone(&broker), haste: plan.haste });
+    let (haste, letters) = (plan.haste, plan.letters);
+    let port = Arc::new(Hurried { broker: Arc::clone(&broker), haste, letters });
     let control = Control::open(
         resources,
         Sealer::new([9; 32]),
@@ -241,6 +245,7 @@ async fn build(world: &Arc<World>, life: &Life) -> Result<Parts, String> {
             management_token: ManagementToken::from_secret(MANAGEMENT_TOKEN),
             public: PublicAddresses::default(),
             allow_http_webhooks: true,
+            dead_letter_patience: DeadLetterPatience::default(),
         },
     )
     .await

@@ -30,7 +30,7 @@ impl Publisher {
         let mut sent = 0;
         while self.world.clock.monotonic() < STORM {
             self.world.pause(Duration::from_millis(self.world.between(1, self.plan.pause))).await;
-            let large = self.world.chance(20);
+            let large = self.plan.batch_max > 1 && self.world.chance(20);
             let count = if large { 40 } else { self.world.between(1, self.plan.batch_max) };
             let events: Vec<Event<'static>> = (0..count).map(|index| self.event(sent + index)).collect();
             sent += count;
@@ -96,8 +96,10 @@ impl Publisher {
         let (n, v) = (world.rng.below(12), world.rng.below(50));
         let k = pick(&["alpha", "beta", "gamma", "Alphabet", "\\u00e9t\\u00e9"]);
         let none = if world.chance(300) { ", \"none\": 1" } else { "" };
-        let pad = "~"
-            .repeat(usize::try_from(world.rng.below(if world.chance(50) { 3_000 } else { 60 })).unwrap_or(0));
+        let pad = "~".repeat(
+            usize::try_from(world.rng.below(if world.chance(50) { 3_000 } else { self.plan.pad }))
+                .unwrap_or(0),
+        );
         // Unusual blanks: the bytes must come through.
         let data = format!(
             "{{ \"n\":{n},\"on\" : {on}, \"k\": \"{k}\"{none},\t\"deep\":{{\"v\": {}.{}}}, \"pad\":\"{pad}\"}}",

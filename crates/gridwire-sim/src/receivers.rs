@@ -97,6 +97,7 @@ impl Receiver {
             Vec::new()
         });
         let tokens: Vec<String> = events.iter().map(|event| event.token.clone()).collect();
+        world.tally().lease_operations += tokens.len() as u64;
         if !events.is_empty() {
             let shown: Vec<String> = events.iter().map(shown).collect();
             world.note(format_args!("receive {}: {}", self.subscription, shown.join(" ")));
@@ -165,6 +166,7 @@ impl Receiver {
             Verb::Renew => ("renewLock", String::new()),
         };
         let asked = world.now();
+        world.tally().lease_operations += tokens.len() as u64;
         world.checker().settling(verb, &tokens);
         let body = json!({ "lockTokens": tokens }).to_string();
         let answer = self.post(&self.target(name, &query), body, SETTLE_PATIENCE).await;

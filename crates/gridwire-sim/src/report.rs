@@ -79,14 +79,19 @@ impl fmt::Display for Sum {
         writeln!(
             f,
             "{seeds} seeds: {} events accepted, {} with unknown outcome; {} deliveries, {} of them repeated after a \
-             fault; {} dead letters; {} snapshots, {} segments trimmed",
+             fault; {} dead letters, {} given up; {} events expired; {} lease operations; {} snapshots; {} segments trimmed, \
+             {} at once at most",
             counts.accepted,
             counts.unknown,
             counts.deliveries,
             counts.repeated,
             counts.dead_letters,
+            tally.letters_given_up,
+            tally.expired,
+            tally.lease_operations,
             tally.snapshots,
-            tally.segments_trimmed
+            tally.segments_trimmed,
+            tally.segments_most
         )?;
         writeln!(
             f,
@@ -95,11 +100,12 @@ impl fmt::Display for Sum {
         )?;
         write!(
             f,
-            "faults: {} failing disks, {} full disks, {} of the network; {} sick answers of webhooks, {} requests \
+            "faults: {} failing disks, {} full disks, {} of the network, {} of the place for dead letters; {} sick answers of webhooks, {} requests \
              without an answer or with a 5xx; slowest seed {} in {:.1?}",
             tally.disk_errors,
             tally.disk_full,
             tally.network,
+            tally.letters_down,
             tally.webhook_failures,
             tally.unanswered,
             slowest.1,

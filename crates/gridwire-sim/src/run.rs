@@ -55,10 +55,15 @@ fn catch_panics() {
 
 /// Runs a seed.
 pub fn run(seed: u64) -> Report {
+    run_plan(Plan::new(seed))
+}
+
+/// Lets a plan happen.
+pub(crate) fn run_plan(plan: Plan) -> Report {
     catch_panics();
     PANICS.set(Some(Vec::new()));
     let turns = Turns::new();
-    let world = World::new(Plan::new(seed), turns.handle().clone());
+    let world = World::new(plan, turns.handle().clone());
     let directed = turns.handle().spawn(direct(Arc::clone(&world)));
     let mut process: Option<Process> = None;
     let mut turns_now = 0;
@@ -252,6 +257,8 @@ async fn drain(world: &Arc<World>) {
         if !over && pending != Some(0) {
             continue;
         }
+        // What the last settlements free goes with the next look at it.
+        world.clock.sleep(Duration::from_secs(2)).await;
         count(world).await;
         let mut checker = world.checker();
         if pending != Some(0) {
@@ -299,5 +306,10 @@ async fn count(world: &World) {
         };
         let total = settled.iter().map(of).sum();
         world.checker().counted(name, total, world.now());
+        let dropped = of(&"dropped_total");
+        world.checker().dropped(name, dropped, world.now());
+        let mut tally = world.tally();
+        tally.expired += of(&"expired_total");
+        tally.letters_given_up += if subscription.dead_letter { dropped } else { 0 };
     }
 }

@@ -128,14 +128,23 @@ impl Log for SlowLog {
     }
 
     fn segments(&self) -> Vec<SegmentInfo> {
-        self.log.segments()
+        let segments = self.log.segments();
+        let mut tally = self.world.tally();
+        // Asked for once a second, before anything is let go.
+        tally.segments_left = segments.len() as u64;
+        tally.segments_most = tally.segments_most.max(tally.segments_left);
+        drop(tally);
+        segments
     }
 
     fn trim(&self, below: Lsn) -> BoxFuture<'_, Result<(), AppendError>> {
         Box::pin(async move {
             let before = self.log.segments().len();
             let done = self.take(self.log.trim(below)).await;
-            self.world.tally().segments_trimmed += before.saturating_sub(self.log.segments().len()) as u64;
+            let left = self.log.segments().len();
+            let mut tally = self.world.tally();
+            tally.segments_trimmed += before.saturating_sub(left) as u64;
+            tally.segments_left = left as u64;
             done
         })
     }

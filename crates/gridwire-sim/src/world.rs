@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::checker::Checker;
 use crate::clock::SimClock;
-use crate::disk::{End, Life};
+use crate::disk::{End, LettersDisk, Life};
 use crate::plan::Plan;
 use crate::process::{Call, Replies};
 
@@ -25,6 +25,7 @@ pub(crate) struct World {
     pub(crate) clock: Arc<SimClock>,
     pub(crate) rng: SeededRng,
     pub(crate) disk: MemoryDisk,
+    pub(crate) letters_disk: LettersDisk,
     /// Where tasks of the world run.
     pub(crate) tasks: Handle,
     weather: Mutex<Weather>,
@@ -92,8 +93,18 @@ pub struct Tally {
     pub disk_errors: u64,
     pub disk_full: u64,
     pub network: u64,
+    /// Outages of the place for dead letters.
+    pub letters_down: u64,
+    /// Dead letters that waited for too long, and events whose time to live ended without one.
+    pub letters_given_up: u64,
+    pub expired: u64,
+    /// Lock tokens asked for, settled and renewed.
+    pub lease_operations: u64,
     pub snapshots: u64,
     pub segments_trimmed: u64,
+    /// Sealed segments at once, and at the end.
+    pub segments_most: u64,
+    pub segments_left: u64,
     /// Attempts that webhooks did not simply accept.
     pub webhook_failures: u64,
     /// Requests that got no answer or a 5xx.
@@ -109,8 +120,14 @@ impl Tally {
         self.disk_errors += other.disk_errors;
         self.disk_full += other.disk_full;
         self.network += other.network;
+        self.letters_down += other.letters_down;
+        self.letters_given_up += other.letters_given_up;
+        self.expired += other.expired;
+        self.lease_operations += other.lease_operations;
         self.snapshots += other.snapshots;
         self.segments_trimmed += other.segments_trimmed;
+        self.segments_most = self.segments_most.max(other.segments_most);
+        self.segments_left = self.segments_left.max(other.segments_left);
         self.webhook_failures += other.webhook_failures;
         self.unanswered += other.unanswered;
     }
@@ -120,10 +137,12 @@ impl World {
     pub(crate) fn new(plan: Plan, tasks: Handle) -> Arc<Self> {
         let mut checker = Checker::default();
         checker.settlements_are_flushed = plan.settlements_are_flushed;
+        checker.letter_patience = plan.letters.patience;
         Arc::new(Self {
             clock: Arc::new(SimClock::new(START)),
             rng: SeededRng::new(plan.seed ^ 0x0005_7a9e),
             disk: MemoryDisk::new(),
+            letters_disk: LettersDisk::default(),
             tasks,
             weather: Mutex::new(Weather::fair()),
             checker: Mutex::new(checker),

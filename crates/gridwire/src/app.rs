@@ -386,6 +386,7 @@ fn control_options(settings: &Settings, own: [SocketAddr; 3], token: &str) -> Co
             base_domain: settings.base_domain.clone(),
         },
         allow_http_webhooks: settings.dev || settings.allow_http,
+        dead_letter_patience: settings.dead_letter_patience,
     }
 }
 

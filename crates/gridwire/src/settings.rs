@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use gridwire_control::DeadLetterPatience;
 use serde_json::json;
 use toml::de::{DeTable, DeValue};
 
@@ -47,6 +48,7 @@ const fn key(
 }
 
 const ADDRESS: &str = "an address with a port, such as 127.0.0.1:8080 or [::]:8080; port 0 picks a free one";
+const DURATION: &str = "a duration such as 90s, 10m or 4h, at most 168h";
 const SWITCH: &str = "true or false";
 
 /// Every key there is.
@@ -143,6 +145,20 @@ pub(crate) const KEYS: &[Key] = &[
         "networks such as 10.0.0.0/8, separated by commas",
         "Private networks that webhooks may be in.",
     ),
+    key(
+        "delivery.dead_letter_patience_custom",
+        None,
+        "4h",
+        DURATION,
+        "How long an event of a custom topic waits for a dead-letter destination that is down; then it is dropped.",
+    ),
+    key(
+        "delivery.dead_letter_patience_namespace",
+        None,
+        "48h",
+        DURATION,
+        "The same for topics of namespaces.",
+    ),
     key("log.format", Some("--log-format"), "plain", "plain or json", "How log lines are written."),
     key(
         "log.filter",
@@ -192,6 +208,7 @@ pub(crate) struct Settings {
     pub(crate) allow_loopback: bool,
     /// Each is an address, or one with a prefix length.
     pub(crate) allow_networks: Vec<String>,
+    pub(crate) dead_letter_patience: DeadLetterPatience,
     pub(crate) public_http: Option<Base>,
     pub(crate) public_https: Option<Base>,
     pub(crate) log_format: LogFormat,
@@ -402,6 +419,10 @@ impl Layers {
                 let networks = list(text);
                 networks.iter().all(|network| is_network(network)).then_some(networks)
             }),
+            dead_letter_patience: DeadLetterPatience {
+                custom: self.value("delivery.dead_letter_patience_custom", week),
+                namespace: self.value("delivery.dead_letter_patience_namespace", week),
+            },
             public_http: self.value("public.http", |text| public(text, false)),
             public_https: self.value("public.https", |text| public(text, true)),
             log_format: self.value("log.format", |text| match text {
@@ -490,8 +511,13 @@ fn is_name(text: &str) -> bool {
     text.parse::<std::net::IpAddr>().is_ok() || (name.len() <= 253 && name.split('.').all(label))
 }
 
-/// `500ms`, `10s`, `2m`; at most a day.
+/// `500ms`, `10s`, `2m`, `4h`; at most a day.
 pub(crate) fn duration(text: &str) -> Option<Duration> {
+    week(text).filter(|duration| *duration <= Duration::from_secs(24 * 3600))
+}
+
+/// The same, at most a week: longer than that no event is kept.
+fn week(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().ok()?;
@@ -499,9 +525,10 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
         "ms" => number,
         "s" => number.checked_mul(1000)?,
         "m" => number.checked_mul(60_000)?,
+        "h" => number.checked_mul(3_600_000)?,
         _ => return None,
     };
-    (millis <= 24 * 3_600_000).then(|| Duration::from_millis(millis))
+    (millis <= 7 * 24 * 3_600_000).then(|| Duration::from_millis(millis))
 }
 
 /// The text of a TOML value that stands for one value here; a list of strings is joined by commas.
@@ -646,10 +673,16 @@ mod tests {
 
     #[test]
     fn durations_have_units() {
-        for (text, expect) in
-            [("500ms", Some(500)), ("2m", Some(120_000)), ("10", None), ("99999h", None), ("", None)]
-        {
+        for (text, expect) in [
+            ("500ms", Some(500)),
+            ("2m", Some(120_000)),
+            ("25h", None),
+            ("10", None),
+            ("99999h", None),
+            ("", None),
+        ] {
             assert_eq!(duration(text).map(|duration| duration.as_millis()), expect, "{text}");
         }
+        assert_eq!([week("168h"), week("169h")], [Some(Duration::from_secs(7 * 86_400)), None]);
     }
 }

@@ -1,6 +1,6 @@
 //! Killing the process at any moment loses nothing it answered for (`reliability` promises 1 to 5).
 //!
-//! Twenty times the server is ended in the middle of publishing, receiving, settling and pushing, and started
+//! Twenty-five times, or `GRIDWIRE_KILLS`, the server is ended in the middle of publishing, receiving, settling and pushing, and started
 //! again on the same data directory. Everything that was asked and answered is written into a journal, which
 //! is judged at the end. What a lost answer leaves unknown is judged as either.
 
@@ -20,6 +20,7 @@ use support::server::show;
 use support::time::pause;
 use support::{Arm, Client, Reply, Server, Sink, events, metrics, now};
 
+/// Unless `GRIDWIRE_KILLS` says otherwise.
 const ROUNDS: u32 = 25;
 /// Every so many rounds the server is asked to stop instead.
 const POLITE_EVERY: u32 = 5;
@@ -35,6 +36,8 @@ fn killing_the_server_again_and_again_loses_nothing_and_gives_nothing_twice() {
         Err(_) => RandomState::new().hash_one("restart") | 1,
     };
     show(&format!("SCENARIO_SEED={seed}"));
+    let rounds =
+        std::env::var("GRIDWIRE_KILLS").map_or(ROUNDS, |text| text.parse().expect("a number of kills"));
     let mut chance = Chance(seed);
     let mut server = Server::start();
     // One in eight deliveries is under way for long enough to be cut off by a kill.
@@ -54,7 +57,7 @@ fn killing_the_server_again_and_again_loses_nothing_and_gives_nothing_twice() {
     let (journal, next) = (Mutex::new(Journal::default()), AtomicU64::new(0));
     let mut ready = Vec::new();
     let mut stops = Vec::new();
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let ending = AtomicBool::new(false);
         let load = Load {
             address: server.http,

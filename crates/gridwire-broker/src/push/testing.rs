@@ -305,7 +305,7 @@ pub(super) fn subscription(number: u32, url: &str, schema: DeliverySchema) -> Ar
             mode: DeliveryMode::Push { retry: RetryPolicy { tier: Tier::Basic } },
             attempts_max: 30,
             time_to_live: Duration::from_secs(86_400),
-            dead_letter: false,
+            dead_letter: None,
         },
         webhook: Some(Webhook { url: url.to_owned(), schema, attributes: Vec::new() }),
         dead_letter: None,

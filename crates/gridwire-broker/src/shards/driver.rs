@@ -13,8 +13,8 @@ use gridwire_core::lock_token::LockToken;
 use gridwire_core::planted::planted;
 use gridwire_core::routing::SubscriptionRoute;
 use gridwire_core::shard::{
-    Answer, Effect, Input, LeasedEvent, Output, QueueStatus, ReplyId, SettleVerb, Shard, SubscribeInput,
-    TokenError,
+    Answer, Decision, Effect, Input, LeasedEvent, Output, QueueStatus, ReplyId, SettleVerb, Settlement,
+    Shard, SubscribeInput, TokenError,
 };
 use gridwire_core::time::Timestamp;
 use gridwire_store::{AppendError, Frame, SnapshotPart};
@@ -275,6 +275,7 @@ impl Driver {
             Command::Unsubscribe { subscription, done } => {
                 self.routes.remove(&subscription);
                 self.outside.dispatcher.forget(subscription);
+                self.outside.missed.forget(subscription);
                 self.input(Input::Unsubscribe { subscription });
                 self.acknowledgements.push(done);
             }
@@ -357,12 +358,30 @@ impl Driver {
         // Usually one group; a mass expiry is cut, since each decision stands for itself.
         let mut group = Vec::with_capacity(self.out.decisions.len() * 32);
         for decision in std::mem::take(&mut self.out.decisions) {
+            self.tell_of_drops(&decision);
             decision.encode(&mut group);
             if group.len() >= GROUP_BYTES_MAX {
                 self.append(std::mem::take(&mut group)).await?;
             }
         }
         if group.is_empty() { Ok(()) } else { self.append(group).await }
+    }
+
+    /// What is dropped because its dead letter could not be written is never dropped silently.
+    fn tell_of_drops(&self, decision: &Decision) {
+        let Decision::Settled { subscription, how: Settlement::DeadLetterFailed, offsets, .. } = decision
+        else {
+            return;
+        };
+        let name = self.routes.get(subscription).map_or("", |route| route.resource_id.as_str());
+        let count = offsets.len() as u64;
+        self.outside.metrics.letters_given_up.fetch_add(count, Ordering::Relaxed);
+        tracing::error!(
+            subscription = name,
+            count,
+            first = offsets.first().map(|offset| offset.0),
+            "events were dropped: their dead-letter destination was down for too long"
+        );
     }
 
     async fn append(&mut self, group: Vec<u8>) -> Result<(), AppendError> {

@@ -1,9 +1,11 @@
 //! What the shards' drivers let out into the world: reads of the log, attempts, dead letters.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
+use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +30,9 @@ use crate::push::{Attempt, AttemptKey, Dispatcher, Finished};
 /// A pause before a failed read is reported: the store is in trouble, and asking again at once would only
 /// add to it.
 const READ_RETRY: Duration = Duration::from_secs(1);
+/// How long the write of a dead letter may take: what hangs counts as down. The thread that hangs keeps its turn, so
+/// there are no more of them than writes at a time.
+const LETTER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Everything around the shards that does something.
 #[derive(Debug)]
@@ -37,6 +42,8 @@ pub(crate) struct Outside {
     pub(crate) rng: Arc<dyn Rng>,
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) dead_letters: DeadLetters,
+    /// Whose dead letters could not be written, last we tried.
+    pub(crate) missed: Missed,
     pub(crate) deliveries: Deliveries,
     pub(crate) metrics: Metrics,
     /// Cancelled when the broker cannot keep its promises any more: the process must end.
@@ -222,10 +229,12 @@ impl Outside {
         };
         // By publish time, so that a repeat after a crash finds the same path and overwrites its own copy.
         let path = render::dead_letter_path(&place, published, &guid);
-        let written = self.dead_letters.write(destination, &path, content).await;
-        if let Err(error) = &written {
-            tracing::warn!(%error, subscription = route.name, "failed to write a dead letter; it will be tried again");
-        }
+        let written = tokio::select! {
+            biased;
+            written = self.dead_letters.write(destination, &path, content) => written,
+            () = self.clock.sleep(LETTER_TIMEOUT) => Err(io::ErrorKind::TimedOut.into()),
+        };
+        self.missed.tell(&route, &written);
         Done::DeadLetter { subscription, offset, written: written.is_ok() }
     }
 
@@ -248,6 +257,37 @@ impl Outside {
             status: finished.status,
             latency: finished.latency,
         });
+    }
+}
+
+/// The subscriptions whose dead letters could not be written, so that an outage is told of twice, when it begins and
+/// when it ends, and not once for each of a hundred thousand letters.
+#[derive(Debug, Default)]
+pub(crate) struct Missed(Mutex<HashSet<SubscriptionNumber>>);
+
+impl Missed {
+    fn tell(&self, route: &SubscriptionRoute, written: &io::Result<()>) {
+        let mut missed = self.0.lock().expect("no panic while the set is held");
+        match written {
+            Err(error) => {
+                if missed.insert(route.number) {
+                    tracing::warn!(
+                        %error,
+                        subscription = route.resource_id,
+                        "failed to write a dead letter; all of this subscription wait and are tried again"
+                    );
+                }
+            }
+            Ok(()) => {
+                if missed.remove(&route.number) {
+                    tracing::info!(subscription = route.resource_id, "dead letters can be written again");
+                }
+            }
+        }
+    }
+
+    pub(super) fn forget(&self, subscription: SubscriptionNumber) {
+        self.0.lock().expect("no panic while the set is held").remove(&subscription);
     }
 }
 

@@ -1,5 +1,6 @@
 //! What changes do to the routing table and the delivery port.
 
+use gridwire_core::patience::DeadLetterPolicy;
 use gridwire_core::retry::{RetryPolicy, Tier};
 use gridwire_core::routing::{DeliveryMode, Place, TopicKind};
 
@@ -30,7 +31,7 @@ async fn every_change_is_in_use_when_it_is_answered() {
     assert_eq!(subscription.policy.mode, DeliveryMode::Push { retry: RetryPolicy { tier: Tier::Basic } });
     assert_eq!(subscription.policy.attempts_max, 30);
     assert_eq!(subscription.policy.time_to_live, Duration::from_secs(1440 * 60));
-    assert!(!subscription.policy.dead_letter);
+    assert_eq!(subscription.policy.dead_letter, None);
     assert!(Arc::ptr_eq(&grid.control.table(), &table));
 
     grid.call("DELETE", "~/topics/orders/eventSubscriptions/audit", ()).await.expect(204);
@@ -117,7 +118,7 @@ async fn a_namespace_routes_to_its_topics_by_its_own_and_their_keys() {
     assert_eq!(subscription.policy.time_to_live, Duration::from_secs(86_400));
     let dead = subscription.dead_letter.as_ref().unwrap();
     assert_eq!((dead.account.as_str(), dead.container.as_str()), ("dead01", "letters"));
-    assert!(subscription.policy.dead_letter);
+    assert_eq!(subscription.policy.dead_letter, Some(DeadLetterPolicy::documented(Tier::Namespace)));
     // A longer retention lengthens the default time to live, a shorter one cuts a longer wish.
     let retention = |days: u32| json!({"properties": {"eventRetentionInDays": days}});
     let topic_path = "~/namespaces/ns1/topics/jobs";

@@ -11,28 +11,23 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::decision::{DeadLetterReason, Decision, Held, Return, Settlement, status_of};
+use super::letters::Letters;
 use super::state::{QueueState, nonce};
 use super::{Answer, Effect, LeasedEvent, Output, Position, ReplyId, SettleVerb, SubscribeInput, TokenError};
 use crate::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
 use crate::limits;
 use crate::lock_token::LockToken;
+use crate::patience::{AfterFailure, DeadLetterPolicy};
 use crate::planted::planted;
-use crate::retry::{Outcome, Tier, Verdict};
+use crate::retry::{Outcome, Verdict};
 use crate::routing::{DeliveryMode, QueuePolicy};
 use crate::time::Timestamp;
 
 /// Attempts of one push subscription at once. Twice the connections to its endpoint, so that the next
 /// attempt is always at hand, and no more, because a crash repeats those in flight.
 const ATTEMPTS_IN_FLIGHT_MAX: usize = 64;
-/// Dead letters of one subscription being written at once.
-const DEAD_LETTERS_IN_FLIGHT_MAX: usize = 16;
 /// How long an event whose bytes could not be read waits before it is tried again.
 const READ_RETRY: Duration = Duration::from_secs(10);
-/// Waits between tries to write a dead letter; the last repeats (`push-delivery` contract, section 9).
-const DEAD_LETTER_WAITS: [u64; 3] = [10, 60, 300];
-/// How long a dead-letter destination may be down before its events are dropped, by tier (same section).
-const DEAD_LETTER_PATIENCE_BASIC: Duration = Duration::from_secs(4 * 3600);
-const DEAD_LETTER_PATIENCE_NAMESPACE: Duration = Duration::from_secs(2 * 24 * 3600);
 
 /// A push attempt in flight; not recorded, so a crash repeats it, uncounted.
 #[derive(Clone, Copy, Debug)]
@@ -83,9 +78,8 @@ pub(super) struct Queue {
     in_flight: BTreeMap<u64, InFlight>,
     receivers: BTreeMap<ReplyId, Receiver>,
     receiver_deadlines: BTreeSet<(Timestamp, ReplyId)>,
-    /// Condemned events whose dead letter should be written at that time, with failed tries so far.
-    letters: BTreeMap<(Timestamp, u64), usize>,
-    letters_in_flight: BTreeMap<u64, usize>,
+    /// Those of condemned events.
+    letters: Letters,
     attempt_ids: u64,
     /// Where this queue stands in the shard's timers.
     pub(super) timer: Timestamp,
@@ -95,10 +89,14 @@ impl Queue {
     /// `state` is fresh or recovered; `tail` is the end of the topic as the shard knows it.
     pub(super) fn new(input: SubscribeInput, state: QueueState, tail: u64, expiry_from: Timestamp) -> Self {
         let cursor = if state.floor >= tail { Cursor::Tail } else { Cursor::Behind(state.floor) };
-        let letters =
-            state.trouble.values().filter_map(|trouble| Some((trouble.condemned?.0, trouble.held.offset.0)));
+        let mut letters = Letters::default();
+        for trouble in state.trouble.values() {
+            if let Some((since, _)) = trouble.condemned {
+                letters.push(since, trouble.held.offset.0, 0);
+            }
+        }
         Self {
-            letters: letters.map(|place| (place, 0)).collect(),
+            letters,
             number: input.number,
             topic: input.topic,
             slot: input.slot,
@@ -112,7 +110,6 @@ impl Queue {
             in_flight: BTreeMap::new(),
             receivers: BTreeMap::new(),
             receiver_deadlines: BTreeSet::new(),
-            letters_in_flight: BTreeMap::new(),
             attempt_ids: 0,
             timer: Timestamp::MAX,
         }
@@ -128,12 +125,19 @@ impl Queue {
             self.ready.front().map(|position| position.offset.0),
             self.in_flight.keys().next().copied(),
             self.state.leases.keys().next().copied(),
-            self.state.trouble.keys().next().copied(),
+            self.oldest_in_trouble(),
         ]
         .into_iter()
         .flatten()
         .fold(cursor, u64::min)
         .max(self.state.floor)
+    }
+
+    fn oldest_in_trouble(&self) -> Option<u64> {
+        let holds = |trouble: &super::state::Trouble| {
+            trouble.condemned.is_none() || !planted("dead-letters-hold-nothing")
+        };
+        self.state.trouble.iter().find(|(_, trouble)| holds(trouble)).map(|(&offset, _)| offset)
     }
 
     /// Events that wait, are locked, in flight or in trouble, as far as they are known without a scan.
@@ -366,7 +370,7 @@ impl Queue {
     /// no longer holds the event.
     pub(super) fn unreadable(&mut self, offset: Offset, id: Option<u64>, tail: u64, out: &mut Output) {
         let held = match id {
-            None => self.letters_in_flight.remove(&offset.0).is_some(),
+            None => self.letters.finish(offset.0).is_some(),
             Some(id) => {
                 let leased = self.state.leases.get(&offset.0).is_some_and(|lease| lease.nonce == id);
                 let in_flight = self.in_flight.get(&offset.0).is_some_and(|flight| flight.id == id);
@@ -385,8 +389,8 @@ impl Queue {
     /// again and counts for nothing, however often it happens.
     pub(super) fn unread(&mut self, offset: Offset, id: Option<u64>, now: Timestamp, out: &mut Output) {
         let Some(id) = id else {
-            if let Some(tries) = self.letters_in_flight.remove(&offset.0) {
-                self.letters.insert((now + READ_RETRY, offset.0), tries);
+            if let Some(failures) = self.letters.finish(offset.0) {
+                self.letters.push(now + READ_RETRY, offset.0, failures);
             }
             return;
         };
@@ -401,28 +405,27 @@ impl Queue {
     }
 
     pub(super) fn dead_letter_written(&mut self, offset: Offset, tail: u64, out: &mut Output) {
-        if self.letters_in_flight.remove(&offset.0).is_some() {
+        if self.letters.finish(offset.0).is_some() {
             self.settled_one(Settlement::DeadLettered, offset, tail, out);
         }
     }
 
     pub(super) fn dead_letter_failed(&mut self, offset: Offset, tail: u64, now: Timestamp, out: &mut Output) {
-        let Some(tries) = self.letters_in_flight.remove(&offset.0) else { return };
+        let Some(failures) = self.letters.finish(offset.0) else { return };
         let Some(trouble) = self.state.trouble.get(&offset.0) else { return };
         let since = trouble.condemned.map_or(now, |(since, _)| since);
-        if (since + self.dead_letter_patience()).max(self.expiry_from) < now {
-            self.settled_one(Settlement::DeadLetterFailed, offset, tail, out);
-            return;
+        // A destination that was taken away since counts as down.
+        let policy =
+            self.policy.dead_letter.unwrap_or_else(|| DeadLetterPolicy::documented(self.policy.tier()));
+        match policy.after_failure(failures + 1, since, self.expiry_from, now) {
+            AfterFailure::TryAt(due) => self.letters.push(due, offset.0, failures + 1),
+            AfterFailure::Drop => self.settled_one(Settlement::DeadLetterFailed, offset, tail, out),
         }
-        let wait = DEAD_LETTER_WAITS[tries.min(DEAD_LETTER_WAITS.len() - 1)];
-        self.letters.insert((now + Duration::from_secs(wait), offset.0), tries + 1);
     }
 
-    fn dead_letter_patience(&self) -> Duration {
-        match self.policy.mode {
-            DeliveryMode::Push { retry } if retry.tier == Tier::Basic => DEAD_LETTER_PATIENCE_BASIC,
-            _ => DEAD_LETTER_PATIENCE_NAMESPACE,
-        }
+    /// Dead letters that wait for their destination or are being written.
+    pub(super) fn letters(&self) -> usize {
+        self.letters.len()
     }
 
     // ---- moving on --------------------------------------------------------------------------------
@@ -461,11 +464,8 @@ impl Queue {
             self.state.due.first().map(|&(due, _)| due),
             self.receiver_deadlines.first().map(|&(deadline, _)| deadline),
             oldest_again.map(|trouble| self.end_of(&trouble.held)),
-            self.ready.front().map(|position| self.end_at(position.time)),
-            self.letters
-                .first_key_value()
-                .filter(|_| self.letters_in_flight.len() < DEAD_LETTERS_IN_FLIGHT_MAX)
-                .map(|(&(due, _), _)| due),
+            self.ready.front().filter(|_| self.may_condemn()).map(|position| self.end_at(position.time)),
+            self.letters.next_due(),
         ]
         .into_iter()
         .flatten()
@@ -487,6 +487,12 @@ impl Queue {
         }
     }
 
+    /// Whether one more event that was never delivered may begin to wait for its dead letter. While a destination
+    /// is down the rest of an expired backlog stays a cursor, and its segments stay.
+    fn may_condemn(&self) -> bool {
+        self.policy.dead_letter.is_none() || self.state.trouble.len() < limits::TROUBLE_MAX
+    }
+
     /// Gives up what has outlived its time to live, the oldest first. Times never decrease with offsets.
     fn expire_events(&mut self, tail: u64, now: Timestamp, out: &mut Output) {
         while let Some(&offset) = self.again.first() {
@@ -497,7 +503,7 @@ impl Queue {
             self.give_up(trouble.held, DeadLetterReason::TimeToLive, trouble.status, tail, now, out);
         }
         while let Some(&position) = self.ready.front() {
-            if self.end_at(position.time) > now {
+            if self.end_at(position.time) > now || !self.may_condemn() {
                 break;
             }
             // First popped, so that the recorded floor may pass it only with the decision that settles it.
@@ -615,15 +621,14 @@ impl Queue {
     }
 
     fn write_dead_letters(&mut self, now: Timestamp, out: &mut Output) {
-        while self.letters_in_flight.len() < DEAD_LETTERS_IN_FLIGHT_MAX {
-            let Some((&(due, offset), &tries)) = self.letters.first_key_value() else { break };
-            if due > now {
-                break;
-            }
-            self.letters.pop_first();
-            let Some(trouble) = self.state.trouble.get(&offset) else { continue };
-            let Some((_, reason)) = trouble.condemned else { continue };
-            self.letters_in_flight.insert(offset, tries);
+        while let Some(offset) = self.letters.start(now) {
+            let condemned = self.state.trouble.get(&offset);
+            let Some((trouble, (_, reason))) =
+                condemned.and_then(|trouble| Some((trouble, trouble.condemned?)))
+            else {
+                self.letters.finish(offset);
+                continue;
+            };
             out.effects.push(Effect::DeadLetter {
                 subscription: self.number,
                 topic: self.topic,
@@ -698,14 +703,19 @@ impl Queue {
     ) {
         self.again.remove(&held.offset.0);
         let subscription = self.number;
-        if self.policy.dead_letter && planted("dead-letter-after-record") {
+        if self.policy.dead_letter.is_some() && planted("dead-letter-after-record") {
             let (how, offset, attempts) = (Settlement::DeadLettered, held.offset, held.attempts);
             let (floor, topic) = (Offset(floor), self.topic);
             self.record(Decision::Settled { subscription, how, floor, offsets: vec![offset] }, out);
             out.effects.push(Effect::DeadLetter { subscription, topic, offset, attempts, reason, status });
-        } else if self.policy.dead_letter {
-            self.record(Decision::Condemned { subscription, held, since: now, reason, status }, out);
-            self.letters.insert((now, held.offset.0), 0);
+        } else if self.policy.dead_letter.is_some() {
+            // What has waited behind too much trouble, or for us to be started, has waited since its life ended.
+            let since = match reason {
+                DeadLetterReason::TimeToLive => self.end_of(&held).min(now),
+                _ => now,
+            };
+            self.record(Decision::Condemned { subscription, held, since, reason, status }, out);
+            self.letters.push(now, held.offset.0, 0);
         } else {
             let how = Settlement::Dropped(reason);
             let floor = Offset(floor);

@@ -7,6 +7,7 @@ use crate::event::{Data, Event, InputSchema};
 use crate::frame::{FrameBuilder, FrameDraft};
 use crate::ids::Lsn;
 use crate::limits;
+use crate::patience::DeadLetterPolicy;
 use crate::retry::{RetryPolicy, Tier};
 use crate::routing::DeliveryMode;
 
@@ -14,6 +15,7 @@ const TOPIC: TopicNumber = TopicNumber(1);
 const ONE: SubscriptionNumber = SubscriptionNumber(10);
 const LOCK: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3600);
+const TWO_DAYS: DeadLetterPolicy = DeadLetterPolicy::documented(Tier::Namespace);
 
 fn at(seconds: u64) -> Timestamp {
     Timestamp::from_millis(1_000_000 + seconds * 1000)
@@ -45,13 +47,13 @@ fn pull() -> QueuePolicy {
         mode: DeliveryMode::Pull { lock: LOCK },
         attempts_max: 3,
         time_to_live: DAY,
-        dead_letter: false,
+        dead_letter: None,
     }
 }
 
 fn push() -> QueuePolicy {
     let retry = RetryPolicy { tier: Tier::Basic };
-    QueuePolicy { mode: DeliveryMode::Push { retry }, attempts_max: 3, time_to_live: DAY, dead_letter: false }
+    QueuePolicy { mode: DeliveryMode::Push { retry }, attempts_max: 3, time_to_live: DAY, dead_letter: None }
 }
 
 fn frame_of(topic: TopicNumber, slots: &[u32], count: usize) -> FrameDraft {
@@ -353,7 +355,7 @@ fn renewing_keeps_the_token_for_at_most_an_hour() {
 
 #[test]
 fn too_many_deliveries_end_in_a_drop_or_a_dead_letter() {
-    for dead_letter in [false, true] {
+    for dead_letter in [None, Some(TWO_DAYS)] {
         let mut driver = Driver::new(QueuePolicy { dead_letter, ..pull() });
         driver.publish(1);
         for delivery in 1..=3 {
@@ -362,7 +364,7 @@ fn too_many_deliveries_end_in_a_drop_or_a_dead_letter() {
             assert_eq!(driver.settle(SettleVerb::Release { delay: seconds(0) }, &tokens), [Ok(())]);
         }
         assert_eq!(driver.receive(1), []);
-        if dead_letter {
+        if dead_letter.is_some() {
             let reason = DeadLetterReason::MaxDeliveryAttempts;
             assert!(
                 matches!(driver.effects[..], [Effect::DeadLetter { attempts: 3, reason: why, .. }] if why == reason)
@@ -379,7 +381,7 @@ fn too_many_deliveries_end_in_a_drop_or_a_dead_letter() {
 
 #[test]
 fn a_rejected_event_is_never_received_again_and_its_dead_letter_survives_a_restart() {
-    let mut driver = Driver::new(QueuePolicy { dead_letter: true, ..pull() });
+    let mut driver = Driver::new(QueuePolicy { dead_letter: Some(TWO_DAYS), ..pull() });
     driver.publish(1);
     let tokens = driver.receive(1);
     assert_eq!(driver.settle(SettleVerb::Reject, &tokens), [Ok(())]);
@@ -390,9 +392,6 @@ fn a_rejected_event_is_never_received_again_and_its_dead_letter_survives_a_resta
     driver.effects.clear();
     driver.advance_to(at(10));
     assert!(matches!(driver.effects[..], [Effect::DeadLetter { .. }]), "tried again after 10 s");
-    driver.advance_to(at(3 * 24 * 3600));
-    driver.input(Input::DeadLetterFailed { subscription: ONE, offset: Offset(0) });
-    assert_eq!(driver.totals().dropped, 1, "the destination was down for too long");
 }
 
 #[test]
@@ -653,3 +652,4 @@ fn only_the_holder_of_an_event_can_say_that_it_is_gone() {
 }
 
 mod damage;
+mod letters;

@@ -343,6 +343,27 @@ fn a_dead_letter_needs_a_reason() {
     );
 }
 
+/// Ten minutes after both events were published to a subscription with dead letters and none came out, with the
+/// letters' place down for so many seconds and so many events counted as dropped.
+fn unwritten(down: u64, dropped: u64, kinds: &[&str]) {
+    let mut checker = with_batch(Outcome::Accepted);
+    checker.letter_patience = Duration::from_secs(100);
+    checker.subscriptions.remove("push");
+    checker.items.retain(|(_, owner), _| owner == "pull");
+    let pull = checker.subscriptions.get_mut("pull").expect("it is there");
+    pull.dead_letter = true;
+    checker.letters_were_down(at(1_000), at(1_000 * (1 + down)));
+    checker.dropped("pull", dropped, at(600_000));
+    check(checker, kinds);
+}
+
+#[test]
+fn a_dead_letter_is_given_up_only_after_its_time_and_is_counted() {
+    unwritten(100, 2, &[]);
+    unwritten(90, 2, &["lost"]);
+    unwritten(100, 1, &["miscounted"]);
+}
+
 #[test]
 fn a_power_cut_before_the_next_start_takes_what_the_kill_left_in_the_page_cache() {
     let again = |serves| {

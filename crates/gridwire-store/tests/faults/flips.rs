@@ -13,7 +13,7 @@ use gridwire_store::{Fetched, Log, Recovered};
 use crate::crash::Place;
 use crate::history::World;
 use crate::node::{DIR, Node, clock, now, open_log, options, read_all};
-use crate::{effort, say};
+use crate::{effort, knob, say};
 
 /// Of bytes that are zero only every so many are tried: they are room for what comes.
 const ZERO_STRIDE: usize = 67;
@@ -131,8 +131,33 @@ fn flip(disk: &MemoryDisk, path: &Path, byte: usize, bit: u8, sound: &Held, outc
     }
 }
 
+/// Flips every bit but of zeros, which are room for what comes, in one store after another, until so many are flipped.
+fn flip_many(count: u64) {
+    let mut outcomes = Outcomes::default();
+    for seed in 900.. {
+        let disk = store(seed);
+        let sound =
+            held(&open_log(&disk.fork(), &clock(), options()).expect("it opens")).expect("it is read");
+        for path in files(&disk) {
+            let bytes = disk.contents(&path).expect("it is there");
+            for (byte, _) in bytes.iter().enumerate().filter(|(_, value)| **value != 0) {
+                for bit in 0..8 {
+                    if outcomes.tried == count {
+                        say(&format!("to seed {seed}: {outcomes:?}"));
+                        return;
+                    }
+                    flip(&disk, &path, byte, bit, &sound, &mut outcomes);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_flipped_bit_is_reported_or_harmless() {
+    if let Some(count) = knob("GRIDWIRE_FLIPS") {
+        return flip_many(count);
+    }
     for seed in 800..800 + effort() {
         let disk = store(seed);
         let sound =

@@ -9,7 +9,7 @@ use gridwire_store::{AppendError, Log};
 use crate::crash::Place;
 use crate::history::World;
 use crate::node::Node;
-use crate::{effort, say};
+use crate::{effort, knob, say};
 
 const STEPS: u64 = 30;
 
@@ -30,6 +30,11 @@ fn fail(seed: u64, call: Call, n: u64, kind: ErrorKind, forever: bool) -> bool {
     let mut world = World::new(seed);
     world.run(STEPS, 1).expect("nothing goes wrong");
     world.kill();
+    fail_next(world, call, n, kind, forever)
+}
+
+/// The same for a world that has a past. Whether there was an `n`-th call in this life.
+fn fail_next(mut world: World, call: Call, n: u64, kind: ErrorKind, forever: bool) -> bool {
     let before = world.disk.calls(call);
     world.disk.fail_nth(call, n, kind, forever);
     if let Ok(mut node) = world.open(2) {
@@ -67,6 +72,28 @@ fn fail_every(call: Call, kind: ErrorKind, stride: u64) -> u64 {
     }
     say(&format!("{tried} failing calls of {call:?} with {kind:?}"));
     tried
+}
+
+/// Every call to the disk of a long history fails, once and for ever: the history is lived in pieces, each with a
+/// start, and in every piece each call fails in a copy of the world.
+#[test]
+fn every_call_of_a_history_may_fail() {
+    let operations = knob("GRIDWIRE_OPERATIONS").unwrap_or(STEPS);
+    let mut world = World::new(700);
+    let mut tried = 0;
+    for piece in 0..operations.div_ceil(STEPS) {
+        for forever in [false, true] {
+            let fails = |n: &u64| {
+                let _place = Place(format!("piece {piece}, call {n}, forever: {forever}"));
+                fail_next(world.fork(), Call::Any, *n, ErrorKind::Other, forever)
+            };
+            tried += (1..).take_while(fails).count();
+        }
+        world.run(STEPS, 1).expect("nothing goes wrong");
+        world.kill();
+    }
+    say(&format!("{tried} failing calls in {operations} operations"));
+    assert!(tried > 100);
 }
 
 fn stride() -> u64 {

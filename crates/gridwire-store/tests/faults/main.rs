@@ -5,7 +5,8 @@
 //! [`history`] makes both do random things from a seed. The tests then cut the power at every call, fail every
 //! call, fill the disk, flip bytes, and compare. A failing test prints its seed and its place.
 //!
-//! `GRIDWIRE_FAULTS=10` makes every test do ten times as much.
+//! `GRIDWIRE_FAULTS=10` makes every test do ten times as much. `GRIDWIRE_FLIPS=N` flips every bit of one store after
+//! another until it has flipped N; `GRIDWIRE_OPERATIONS=N` fails every call of a history of N operations.
 
 mod crash;
 mod damage;
@@ -25,6 +26,10 @@ fn say(text: &str) {
 
 /// How much more than on every change is wanted.
 fn effort() -> u64 {
-    // The only knob of the tests; nothing of the product reads it.
-    std::env::var("GRIDWIRE_FAULTS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+    knob("GRIDWIRE_FAULTS").unwrap_or(1)
+}
+
+/// A wish for more than a quick run. Nothing of the product reads these.
+fn knob(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect("it is a number"))
 }

@@ -75,7 +75,7 @@ fn a_delivery_whose_bytes_could_not_be_read_counts_for_nothing() {
 
 #[test]
 fn a_dead_letter_whose_event_cannot_be_read_waits_past_every_patience() {
-    let mut driver = Driver::new(QueuePolicy { dead_letter: true, ..pull() });
+    let mut driver = Driver::new(QueuePolicy { dead_letter: Some(TWO_DAYS), ..pull() });
     driver.publish(1);
     let token = driver.receive(1);
     driver.settle(SettleVerb::Reject, &token);
