@@ -44,7 +44,7 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     heading("The README's first command");
     // As written there but for the profile: what it shows is the same, and the tests need this build anyway.
     must(cargo(root).args(["run", "--locked", "--", "demo", "--once"]))?;
-    test::run(workspace, &TestArgs { more: MORE.to_vec(), ..TestArgs::default() })?;
+    test::run(workspace, &TestArgs::with(&MORE))?;
     schemathesis::run(workspace, &SchemathesisArgs::default())?;
     soak::store_faults(workspace, FLIPS, OPERATIONS)?;
     heading("Simulation");

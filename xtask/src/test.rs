@@ -18,7 +18,14 @@ pub(crate) struct TestArgs {
     sdk: SdkArgs,
     /// What makes some tests do more than is quick: variable and value
     #[arg(skip)]
-    pub(crate) more: Vec<(&'static str, &'static str)>,
+    more: Vec<(&'static str, &'static str)>,
+}
+
+impl TestArgs {
+    /// Every test, with these variables.
+    pub(crate) fn with(more: &[(&'static str, &'static str)]) -> Self {
+        Self { more: more.to_vec(), ..Self::default() }
+    }
 }
 
 #[derive(Debug, Default, Args)]
