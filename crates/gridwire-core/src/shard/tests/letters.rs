@@ -104,7 +104,7 @@ fn a_restart_tries_at_once_and_counts_the_time_from_when_it_was_given_up() {
 fn an_expired_backlog_waits_as_a_cursor_and_not_in_memory() {
     let mut driver = Driver::new(impatient(100));
     let backlog = limits::TROUBLE_MAX + 3 * limits::READY_MAX;
-    for _ in 0..backlog / 1_000 + 1 {
+    for _ in 0..=backlog / 1_000 {
         driver.publish(1_000);
     }
     driver.advance_to(at(HOUR));
