@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::time::Duration;
 
-pub use decision::{DeadLetterReason, Decision, Held, Return, Settlement};
+pub use decision::{DeadLetterReason, Decision, Held, LastAttempt, Return, Settlement};
 pub use state::Totals;
 
 use crate::filter::MatchSet;
@@ -201,7 +201,7 @@ pub enum Effect {
         offset: Offset,
         attempts: u32,
         reason: DeadLetterReason,
-        status: Option<u16>,
+        last: LastAttempt,
     },
     /// Find the next matches; report by [`Input::Scanned`].
     Scan {

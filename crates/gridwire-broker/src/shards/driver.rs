@@ -423,9 +423,9 @@ impl Driver {
                     let scan = Outside::scan(Arc::clone(&self.outside), subscription, topic, slot, from, max);
                     self.work.spawn(scan);
                 }
-                Effect::DeadLetter { subscription, topic, offset, attempts, reason, status } => {
+                Effect::DeadLetter { subscription, topic, offset, attempts, reason, last } => {
                     let Some(route) = self.routes.get(&subscription) else { continue };
-                    let letter = super::work::Letter { topic, offset, attempts, reason, status };
+                    let letter = super::work::Letter { topic, offset, attempts, reason, last };
                     self.work.spawn(Outside::dead_letter(
                         Arc::clone(&self.outside),
                         Arc::clone(route),

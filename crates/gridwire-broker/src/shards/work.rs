@@ -15,7 +15,7 @@ use gridwire_core::planted::planted;
 use gridwire_core::render;
 use gridwire_core::retry::Outcome;
 use gridwire_core::routing::{SubscriptionRoute, TopicKind};
-use gridwire_core::shard::{DeadLetterReason, Position};
+use gridwire_core::shard::{DeadLetterReason, LastAttempt, Position};
 use gridwire_outside::{Clock, Rng};
 use gridwire_store::Log;
 use tokio::sync::mpsc;
@@ -92,7 +92,7 @@ pub(super) struct Letter {
     pub(super) offset: Offset,
     pub(super) attempts: u32,
     pub(super) reason: DeadLetterReason,
-    pub(super) status: Option<u16>,
+    pub(super) last: LastAttempt,
 }
 
 impl Outside {
@@ -206,15 +206,14 @@ impl Outside {
         else {
             return Done::LetterGone { subscription, offset };
         };
-        let now = self.clock.now();
         let context = render::DeliveryContext { topic_resource_id: &route.topic_resource_id, published };
         let last_outcome = last_outcome(&route, &letter);
         let info = render::DeadLetterInfo {
             reason: letter.reason,
             attempts: letter.attempts,
             last_outcome,
-            last_attempt: (letter.attempts > 0).then_some(now),
-            last_http_status: letter.status,
+            last_attempt: letter.last.at,
+            last_http_status: letter.last.status,
             custom_properties: &[],
         };
         let mut content = Vec::new();
@@ -297,7 +296,7 @@ fn last_outcome(route: &SubscriptionRoute, letter: &Letter) -> Option<&'static s
         return None;
     }
     if route.webhook.is_some() {
-        let outcome = match letter.status {
+        let outcome = match letter.last.status {
             Some(status) => Outcome::Answered { status, retry_after: None },
             None => Outcome::TimedOut,
         };

@@ -4,7 +4,20 @@
 //! recovery never applies one twice: a snapshot's entry says which groups it includes.
 //!
 //! On disk a group is its decisions back to back: a kind byte, the subscription, then varints. Offsets are
-//! written as differences, settled ones as runs.
+//! written as differences, settled ones as runs. A kind that was ever written is read for ever; 5 and 6 say
+//! nothing of a last attempt, 8 and 9 are the same with its time behind them.
+//!
+//! | kind | decision | after kind and subscription |
+//! | --- | --- | --- |
+//! | 1 | reset | floor |
+//! | 2 | gone | |
+//! | 3 | leased | seed (8 bytes), granted, deadline, count, then each event |
+//! | 4 | renewed | deadline, runs of offsets |
+//! | 5 | returned | event, due, reason (1 byte), status or 0 |
+//! | 6 | condemned | event, since, reason (1 byte), status or 0 |
+//! | 7 | settled | how (1 byte), floor, runs of offsets |
+//! | 8 | returned | as 5, then how long before `due` the last attempt was |
+//! | 9 | condemned | as 6, then how long before `since` the last attempt was |
 
 use crate::ids::{Offset, SubscriptionNumber};
 use crate::planted::planted;
@@ -22,6 +35,23 @@ pub struct Held {
     pub size: u32,
     /// Deliveries so far; in a lease, including this one.
     pub attempts: u32,
+}
+
+/// What is known of an event's last delivery attempt, for its dead letter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LastAttempt {
+    /// When its outcome was known, or when a receiver got the event. `None` before the first attempt, and in
+    /// what was recorded before this was.
+    pub at: Option<Timestamp>,
+    /// The HTTP status it was answered with.
+    pub status: Option<u16>,
+}
+
+impl LastAttempt {
+    /// A receiver got the event at `granted`.
+    pub(super) fn received(granted: Timestamp) -> Self {
+        Self { at: Some(granted), status: None }
+    }
 }
 
 /// Why an event goes back to the queue.
@@ -79,7 +109,7 @@ pub enum Decision {
         held: Held,
         due: Timestamp,
         reason: Return,
-        status: Option<u16>,
+        last: LastAttempt,
     },
     /// The event is given up and waits for its dead letter to be written.
     Condemned {
@@ -87,7 +117,7 @@ pub enum Decision {
         held: Held,
         since: Timestamp,
         reason: DeadLetterReason,
-        status: Option<u16>,
+        last: LastAttempt,
     },
     /// Done with. Everything below `floor` that matched was settled before.
     Settled { subscription: SubscriptionNumber, how: Settlement, floor: Offset, offsets: Vec<Offset> },
@@ -112,9 +142,11 @@ impl Decision {
             Self::Gone { .. } => 2,
             Self::Leased { .. } => 3,
             Self::Renewed { .. } => 4,
-            Self::Returned { .. } => 5,
-            Self::Condemned { .. } => 6,
+            Self::Returned { last: LastAttempt { at: None, .. }, .. } => 5,
+            Self::Condemned { last: LastAttempt { at: None, .. }, .. } => 6,
             Self::Settled { .. } => 7,
+            Self::Returned { .. } => 8,
+            Self::Condemned { .. } => 9,
         };
         out.push(kind);
         put(out, u64::from(self.subscription().0));
@@ -136,7 +168,7 @@ impl Decision {
                 put(out, deadline.as_millis());
                 put_runs(out, offsets);
             }
-            Self::Returned { held, due, reason, status, .. } => {
+            Self::Returned { held, due, reason, last, .. } => {
                 held.encode(Held::FIRST, out);
                 put(out, due.as_millis());
                 out.push(match reason {
@@ -144,13 +176,15 @@ impl Decision {
                     Return::LockExpired => 1,
                     Return::Failed => 2,
                 });
-                StoredStatus::put(*status, out);
+                StoredStatus::put(last.status, out);
+                put_before(last.at, *due, out);
             }
-            Self::Condemned { held, since, reason, status, .. } => {
+            Self::Condemned { held, since, reason, last, .. } => {
                 held.encode(Held::FIRST, out);
                 put(out, since.as_millis());
                 out.push(reason.code());
-                StoredStatus::put(*status, out);
+                StoredStatus::put(last.status, out);
+                put_before(last.at, *since, out);
             }
             Self::Settled { how, floor, offsets, .. } => {
                 out.push(how.code());
@@ -187,25 +221,27 @@ impl Decision {
                 Self::Leased { subscription, seed: u64::from_le_bytes(*seed), granted, deadline, events }
             }
             4 => Self::Renewed { subscription, deadline: take_time(input)?, offsets: take_runs(input)? },
-            5 => Self::Returned {
-                subscription,
-                held: Held::decode(Held::FIRST, input)?,
-                due: take_time(input)?,
-                reason: match take_byte(input)? {
+            5 | 8 => {
+                let held = Held::decode(Held::FIRST, input)?;
+                let due = take_time(input)?;
+                let reason = match take_byte(input)? {
                     0 => Return::Released,
                     1 => Return::LockExpired,
                     2 => Return::Failed,
                     _ => return None,
-                },
-                status: StoredStatus::take(input)?.get(),
-            },
-            6 => Self::Condemned {
-                subscription,
-                held: Held::decode(Held::FIRST, input)?,
-                since: take_time(input)?,
-                reason: DeadLetterReason::from_code(take_byte(input)?)?,
-                status: StoredStatus::take(input)?.get(),
-            },
+                };
+                let status = StoredStatus::take(input)?.get();
+                let at = if kind == 8 { Some(take_before(due, input)?) } else { None };
+                Self::Returned { subscription, held, due, reason, last: LastAttempt { at, status } }
+            }
+            6 | 9 => {
+                let held = Held::decode(Held::FIRST, input)?;
+                let since = take_time(input)?;
+                let reason = DeadLetterReason::from_code(take_byte(input)?)?;
+                let status = StoredStatus::take(input)?.get();
+                let at = if kind == 9 { Some(take_before(since, input)?) } else { None };
+                Self::Condemned { subscription, held, since, reason, last: LastAttempt { at, status } }
+            }
             7 => Self::Settled {
                 subscription,
                 how: Settlement::from_code(take_byte(input)?)?,
@@ -300,6 +336,17 @@ pub(super) fn take_time(input: &mut &[u8]) -> Option<Timestamp> {
     take(input).map(Timestamp::from_millis)
 }
 
+/// A time as its distance before `reference`; writes nothing for none.
+pub(super) fn put_before(time: Option<Timestamp>, reference: Timestamp, out: &mut Vec<u8>) {
+    if let Some(time) = time {
+        put(out, reference.as_millis().wrapping_sub(time.as_millis()));
+    }
+}
+
+pub(super) fn take_before(reference: Timestamp, input: &mut &[u8]) -> Option<Timestamp> {
+    Some(Timestamp::from_millis(reference.as_millis().wrapping_sub(take(input)?)))
+}
+
 /// A status as it is stored: 0 for none.
 #[derive(Clone, Copy)]
 pub(super) struct StoredStatus(u16);
@@ -385,14 +432,29 @@ mod tests {
                 held,
                 due: Timestamp::from_millis(8),
                 reason: Return::Failed,
-                status: Some(503),
+                last: LastAttempt { at: None, status: Some(503) },
+            },
+            Decision::Returned {
+                subscription,
+                held,
+                due: Timestamp::from_millis(90_000),
+                reason: Return::LockExpired,
+                last: LastAttempt::received(Timestamp::from_millis(60_000)),
             },
             Decision::Condemned {
                 subscription,
                 held,
                 since: Timestamp::ZERO,
                 reason: DeadLetterReason::Rejected,
-                status: None,
+                last: LastAttempt::default(),
+            },
+            Decision::Condemned {
+                subscription,
+                held,
+                since: Timestamp::from_millis(7),
+                reason: DeadLetterReason::TimeToLive,
+                // Later than `since`, as no shard decides it: bytes may say so all the same.
+                last: LastAttempt { at: Some(Timestamp::from_millis(8)), status: Some(404) },
             },
             Decision::Settled {
                 subscription,
@@ -412,11 +474,50 @@ mod tests {
         assert!(input.is_empty());
     }
 
+    /// These bytes are in stores that exist: they are never changed.
+    #[test]
+    fn what_was_recorded_without_a_last_attempt_is_still_read() {
+        let subscription = SubscriptionNumber(300);
+        let held = Held { offset: Offset(9), time: Timestamp::from_millis(77), size: 1024, attempts: 2 };
+        let last = LastAttempt { at: None, status: Some(503) };
+        for (bytes, expected) in [
+            (
+                &[5, 172, 2, 9, 77, 128, 8, 2, 8, 2, 247, 3][..],
+                Decision::Returned {
+                    subscription,
+                    held,
+                    due: Timestamp::from_millis(8),
+                    reason: Return::Failed,
+                    last,
+                },
+            ),
+            (
+                &[6, 172, 2, 9, 77, 128, 8, 2, 8, 3, 247, 3][..],
+                Decision::Condemned {
+                    subscription,
+                    held,
+                    since: Timestamp::from_millis(8),
+                    reason: DeadLetterReason::Undeliverable,
+                    last,
+                },
+            ),
+        ] {
+            let mut input = bytes;
+            assert_eq!(Decision::decode(&mut input), Some(expected));
+            assert!(input.is_empty());
+        }
+    }
+
     #[test]
     fn bytes_that_are_no_decision_are_refused() {
-        for bytes in
-            [&[][..], &[0, 1], &[9, 1], &[7, 1, 99, 0, 0], &[7, 1, 0, 0, 1, 0, 255, 255, 255, 255, 127]]
-        {
+        for bytes in [
+            &[][..],
+            &[0, 1],
+            &[10, 1],
+            &[9, 1],
+            &[7, 1, 99, 0, 0],
+            &[7, 1, 0, 0, 1, 0, 255, 255, 255, 255, 127],
+        ] {
             assert_eq!(Decision::decode(&mut &bytes[..]), None, "{bytes:?}");
         }
     }

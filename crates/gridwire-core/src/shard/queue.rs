@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
-use super::decision::{DeadLetterReason, Decision, Held, Return, Settlement, status_of};
+use super::decision::{DeadLetterReason, Decision, Held, LastAttempt, Return, Settlement, status_of};
 use super::letters::Letters;
-use super::state::{QueueState, nonce};
+use super::state::{Lease, QueueState, nonce};
 use super::{Answer, Effect, LeasedEvent, Output, Position, ReplyId, SettleVerb, SubscribeInput, TokenError};
 use crate::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
 use crate::limits;
@@ -153,9 +153,9 @@ impl Queue {
         let changed_mode = std::mem::discriminant(&self.policy.mode) != std::mem::discriminant(&policy.mode);
         self.policy = policy;
         if changed_mode {
-            let locked: Vec<Held> = self.state.leases.values().map(|lease| lease.held).collect();
-            for held in locked {
-                self.give_back(held, now, Return::Released, None, out);
+            let locked: Vec<Lease> = self.state.leases.values().copied().collect();
+            for lease in locked {
+                self.give_back(lease.held, now, Return::Released, lease.attempt(), out);
             }
             for (reply, _) in std::mem::take(&mut self.receivers) {
                 out.effects.push(Effect::Answer { reply, answer: Answer::Gone });
@@ -264,7 +264,7 @@ impl Queue {
         let mut results = Vec::with_capacity(tokens.len());
         let mut together = Vec::new();
         for token in tokens {
-            let held = match self.holder(token, now) {
+            let lease = match self.holder(token, now) {
                 // The same token twice in one request: the first use settles it.
                 // Tokens usually come in the order they were handed out, so there is nothing to look through.
                 Ok(_)
@@ -275,17 +275,17 @@ impl Queue {
                     results.push(Err(TokenError::Lost));
                     continue;
                 }
-                Ok(held) => held,
+                Ok(lease) => lease,
                 Err(error) => {
                     results.push(Err(error));
                     continue;
                 }
             };
+            let (held, last) = (lease.held, lease.attempt());
             match verb {
                 SettleVerb::Acknowledge => together.push(token.offset),
                 SettleVerb::RenewLock => {
-                    let first = self.state.leases[&token.offset.0].first_granted;
-                    if now > first + limits::LOCK_RENEWAL_WINDOW {
+                    if now > lease.first_granted + limits::LOCK_RENEWAL_WINDOW {
                         results.push(Err(TokenError::RenewedTooLong));
                         continue;
                     }
@@ -293,13 +293,13 @@ impl Queue {
                 }
                 SettleVerb::Release { delay } => {
                     if held.attempts >= self.policy.attempts_max {
-                        self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, None, tail, now, out);
+                        self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, last, tail, now, out);
                     } else {
                         let due = crate::retry::next_look(now, delay, self.end_of(&held));
-                        self.give_back(held, due, Return::Released, None, out);
+                        self.give_back(held, due, Return::Released, last, out);
                     }
                 }
-                SettleVerb::Reject => self.give_up(held, DeadLetterReason::Rejected, None, tail, now, out),
+                SettleVerb::Reject => self.give_up(held, DeadLetterReason::Rejected, last, tail, now, out),
             }
             results.push(Ok(()));
         }
@@ -319,11 +319,11 @@ impl Queue {
     }
 
     /// The current lease that `token` belongs to.
-    fn holder(&self, token: &LockToken, now: Timestamp) -> Result<Held, TokenError> {
+    fn holder(&self, token: &LockToken, now: Timestamp) -> Result<Lease, TokenError> {
         let lease = self.state.leases.get(&token.offset.0).ok_or(TokenError::Lost)?;
         let current = lease.nonce == token.nonce && lease.held.attempts == token.delivery
             || planted("any-holder-settles");
-        if current && now < lease.deadline { Ok(lease.held) } else { Err(TokenError::Lost) }
+        if current && now < lease.deadline { Ok(*lease) } else { Err(TokenError::Lost) }
     }
 
     // ---- push outcomes and dead letters -----------------------------------------------------------
@@ -341,7 +341,7 @@ impl Queue {
         };
         self.in_flight.remove(&offset.0);
         let held = in_flight.held;
-        let status = status_of(outcome);
+        let last = LastAttempt { at: Some(now), status: status_of(outcome) };
         let verdict = match self.policy.mode {
             DeliveryMode::Push { retry } => retry.after(outcome, held.attempts, jitter),
             // The subscription became a pull subscription while the attempt was in flight.
@@ -354,14 +354,14 @@ impl Queue {
             }
             Verdict::Delivered => self.settled_one(Settlement::Delivered, offset, tail, out),
             Verdict::Undeliverable => {
-                self.give_up(held, DeadLetterReason::Undeliverable, status, tail, now, out);
+                self.give_up(held, DeadLetterReason::Undeliverable, last, tail, now, out);
             }
             Verdict::RetryAfter(_) if held.attempts >= self.policy.attempts_max => {
-                self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, status, tail, now, out);
+                self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, last, tail, now, out);
             }
             Verdict::RetryAfter(wait) => {
                 let due = crate::retry::next_look(now, wait, self.end_of(&held));
-                self.give_back(held, due, Return::Failed, status, out);
+                self.give_back(held, due, Return::Failed, last, out);
             }
         }
     }
@@ -395,13 +395,17 @@ impl Queue {
             return;
         };
         let in_flight = self.in_flight.get(&offset.0).filter(|flight| flight.id == id).map(|f| f.held);
-        let leased = self.state.leases.get(&offset.0).filter(|lease| lease.nonce == id).map(|l| l.held);
-        let Some(held) = in_flight.or(leased) else { return };
+        let leased = self.state.leases.get(&offset.0).filter(|lease| lease.nonce == id).copied();
+        let Some(held) = in_flight.or(leased.map(|lease| lease.held)) else { return };
         self.in_flight.remove(&offset.0);
-        let status = self.state.trouble.get(&offset.0).and_then(|trouble| trouble.status);
         let due = crate::retry::next_look(now, READ_RETRY, self.end_of(&held));
         let held = Held { attempts: held.attempts.saturating_sub(1), ..held };
-        self.give_back(held, due, Return::Released, status, out);
+        let last = match leased {
+            // A lease does not remember the delivery before it; this is when the next was tried.
+            Some(lease) if held.attempts > 0 => lease.attempt(),
+            _ => self.last_attempt(offset.0),
+        };
+        self.give_back(held, due, Return::Released, last, out);
     }
 
     pub(super) fn dead_letter_written(&mut self, offset: Offset, tail: u64, out: &mut Output) {
@@ -478,11 +482,12 @@ impl Queue {
             if deadline > now || planted("lock-never-expires") {
                 break;
             }
-            let held = self.state.leases[&offset].held;
+            let lease = self.state.leases[&offset];
+            let (held, last) = (lease.held, lease.attempt());
             if held.attempts >= self.policy.attempts_max {
-                self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, None, tail, now, out);
+                self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, last, tail, now, out);
             } else {
-                self.give_back(held, now, Return::LockExpired, None, out);
+                self.give_back(held, now, Return::LockExpired, last, out);
             }
         }
     }
@@ -500,7 +505,7 @@ impl Queue {
             if self.end_of(&trouble.held) > now {
                 break;
             }
-            self.give_up(trouble.held, DeadLetterReason::TimeToLive, trouble.status, tail, now, out);
+            self.give_up(trouble.held, DeadLetterReason::TimeToLive, trouble.last, tail, now, out);
         }
         while let Some(&position) = self.ready.front() {
             if self.end_at(position.time) > now || !self.may_condemn() {
@@ -510,7 +515,8 @@ impl Queue {
             let held = position.held(0);
             let floor = self.floor(tail);
             self.ready.pop_front();
-            self.give_up_at(held, DeadLetterReason::TimeToLive, None, floor, now, out);
+            let last = LastAttempt::default();
+            self.give_up_at(held, DeadLetterReason::TimeToLive, last, floor, now, out);
         }
     }
 
@@ -569,7 +575,8 @@ impl Queue {
             if held.attempts > self.policy.attempts_max {
                 // The policy was lowered since.
                 self.take_next();
-                self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, None, tail, now, out);
+                let last = self.last_attempt(held.offset.0);
+                self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, last, tail, now, out);
                 continue;
             }
             self.take_next();
@@ -584,7 +591,8 @@ impl Queue {
             let Some(held) = self.peek_next() else { break };
             self.take_next();
             if held.attempts > self.policy.attempts_max {
-                self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, None, tail, now, out);
+                let last = self.last_attempt(held.offset.0);
+                self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, last, tail, now, out);
                 continue;
             }
             self.attempt_ids += 1;
@@ -613,6 +621,11 @@ impl Queue {
         self.ready.front().map(|position| position.held(1))
     }
 
+    /// What is known of the last delivery of an event that comes back.
+    fn last_attempt(&self, offset: u64) -> LastAttempt {
+        self.state.trouble.get(&offset).map(|trouble| trouble.last).unwrap_or_default()
+    }
+
     fn take_next(&mut self) {
         // A troubled event stays in the trouble map until a decision moves it.
         if self.again.pop_first().is_none() {
@@ -635,7 +648,7 @@ impl Queue {
                 offset: Offset(offset),
                 attempts: trouble.held.attempts,
                 reason,
-                status: trouble.status,
+                last: trouble.last,
             });
         }
     }
@@ -667,15 +680,8 @@ impl Queue {
         (time + self.policy.time_to_live).max(self.expiry_from)
     }
 
-    fn give_back(
-        &mut self,
-        held: Held,
-        due: Timestamp,
-        reason: Return,
-        status: Option<u16>,
-        out: &mut Output,
-    ) {
-        let decision = Decision::Returned { subscription: self.number, held, due, reason, status };
+    fn give_back(&mut self, held: Held, due: Timestamp, reason: Return, last: LastAttempt, out: &mut Output) {
+        let decision = Decision::Returned { subscription: self.number, held, due, reason, last };
         self.record(decision, out);
     }
 
@@ -683,20 +689,20 @@ impl Queue {
         &mut self,
         held: Held,
         reason: DeadLetterReason,
-        status: Option<u16>,
+        last: LastAttempt,
         tail: u64,
         now: Timestamp,
         out: &mut Output,
     ) {
         let floor = self.floor(tail).min(held.offset.0);
-        self.give_up_at(held, reason, status, floor, now, out);
+        self.give_up_at(held, reason, last, floor, now, out);
     }
 
     fn give_up_at(
         &mut self,
         held: Held,
         reason: DeadLetterReason,
-        status: Option<u16>,
+        last: LastAttempt,
         floor: u64,
         now: Timestamp,
         out: &mut Output,
@@ -707,14 +713,14 @@ impl Queue {
             let (how, offset, attempts) = (Settlement::DeadLettered, held.offset, held.attempts);
             let (floor, topic) = (Offset(floor), self.topic);
             self.record(Decision::Settled { subscription, how, floor, offsets: vec![offset] }, out);
-            out.effects.push(Effect::DeadLetter { subscription, topic, offset, attempts, reason, status });
+            out.effects.push(Effect::DeadLetter { subscription, topic, offset, attempts, reason, last });
         } else if self.policy.dead_letter.is_some() {
             // What has waited behind too much trouble, or for us to be started, has waited since its life ended.
             let since = match reason {
                 DeadLetterReason::TimeToLive => self.end_of(&held).min(now),
                 _ => now,
             };
-            self.record(Decision::Condemned { subscription, held, since, reason, status }, out);
+            self.record(Decision::Condemned { subscription, held, since, reason, last }, out);
             self.letters.push(now, held.offset.0, 0);
         } else {
             let how = Settlement::Dropped(reason);

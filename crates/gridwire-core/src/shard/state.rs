@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use roaring::RoaringTreemap;
 
-use super::decision::{DeadLetterReason, Decision, Held, Settlement, StoredStatus, take_time};
+use super::decision::{
+    DeadLetterReason, Decision, Held, LastAttempt, Settlement, StoredStatus, put_before, take_before,
+    take_time,
+};
 use crate::ids::Offset;
 use crate::time::Timestamp;
 use crate::varint::{put, put_bytes, take, take_bytes};
@@ -31,12 +34,19 @@ pub(super) struct Lease {
     pub deadline: Timestamp,
 }
 
+impl Lease {
+    /// The delivery this lease is.
+    pub(super) fn attempt(&self) -> LastAttempt {
+        LastAttempt::received(self.first_granted)
+    }
+}
+
 /// An event that was delivered at least once and is not settled, or is given up but not yet dead-lettered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Trouble {
     pub held: Held,
     pub due: Timestamp,
-    pub status: Option<u16>,
+    pub last: LastAttempt,
     /// Set once it is given up: since when and why.
     pub condemned: Option<(Timestamp, DeadLetterReason)>,
 }
@@ -106,19 +116,18 @@ impl QueueState {
                     }
                 }
             }
-            Decision::Returned { held, due, status, .. } => {
+            Decision::Returned { held, due, last, .. } => {
                 let offset = held.offset.0;
                 self.forget(offset);
-                self.trouble
-                    .insert(offset, Trouble { held: *held, due: *due, status: *status, condemned: None });
+                self.trouble.insert(offset, Trouble { held: *held, due: *due, last: *last, condemned: None });
                 self.due.insert((*due, offset));
                 self.totals.returned += 1;
             }
-            Decision::Condemned { held, since, reason, status, .. } => {
+            Decision::Condemned { held, since, reason, last, .. } => {
                 let offset = held.offset.0;
                 self.forget(offset);
                 let condemned = Some((*since, *reason));
-                self.trouble.insert(offset, Trouble { held: *held, due: *since, status: *status, condemned });
+                self.trouble.insert(offset, Trouble { held: *held, due: *since, last: *last, condemned });
             }
             Decision::Settled { how, floor, offsets, .. } => self.settle(*how, *floor, offsets),
         }
@@ -164,8 +173,10 @@ impl QueueState {
     }
 
     /// The snapshot's entry: version, floor, totals, trouble, leases, settled set (run-compressed).
+    ///
+    /// Version 2 added to each troubled event 1 and how long before `due` its last attempt was, or 0.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![1u8];
+        let mut out = vec![2u8];
         let totals = self.totals;
         for value in [
             self.floor,
@@ -183,7 +194,7 @@ impl QueueState {
             trouble.held.encode(previous, &mut out);
             previous = trouble.held;
             put(&mut out, trouble.due.as_millis());
-            StoredStatus::put(trouble.status, &mut out);
+            StoredStatus::put(trouble.last.status, &mut out);
             match trouble.condemned {
                 None => put(&mut out, 0),
                 Some((since, reason)) => {
@@ -191,6 +202,8 @@ impl QueueState {
                     put(&mut out, since.as_millis());
                 }
             }
+            put(&mut out, u64::from(trouble.last.at.is_some()));
+            put_before(trouble.last.at, trouble.due, &mut out);
         }
         put(&mut out, self.leases.len() as u64);
         let mut previous = Held::list_start();
@@ -209,10 +222,12 @@ impl QueueState {
         out
     }
 
-    /// Reads what [`QueueState::encode`] wrote; `None` when the bytes are not that.
+    /// Reads what [`QueueState::encode`] wrote, now or in an earlier version; `None` when the bytes are not
+    /// that.
     pub(super) fn decode(mut bytes: &[u8]) -> Option<Self> {
         let input = &mut bytes;
-        if take(input)? != 1 {
+        let version = take(input)?;
+        if !(1..=2).contains(&version) {
             return None;
         }
         let mut state = Self { floor: take(input)?, ..Self::default() };
@@ -235,7 +250,13 @@ impl QueueState {
                     Some((take_time(input)?, reason))
                 }
             };
-            state.trouble.insert(held.offset.0, Trouble { held, due, status, condemned });
+            let at = match if version == 1 { 0 } else { take(input)? } {
+                0 => None,
+                1 => Some(take_before(due, input)?),
+                _ => return None,
+            };
+            let last = LastAttempt { at, status };
+            state.trouble.insert(held.offset.0, Trouble { held, due, last, condemned });
             if condemned.is_none() {
                 state.due.insert((due, held.offset.0));
             }
@@ -284,14 +305,14 @@ mod tests {
                 held: held(7, 1),
                 due: at(99),
                 reason: Return::Released,
-                status: None,
+                last: LastAttempt::received(at(1)),
             },
             Decision::Condemned {
                 subscription,
                 held: held(8, 1),
                 since: at(7),
                 reason: DeadLetterReason::Rejected,
-                status: Some(400),
+                last: LastAttempt { at: None, status: Some(400) },
             },
             Decision::Settled {
                 subscription,
@@ -308,6 +329,24 @@ mod tests {
         for cut in 0..bytes.len() {
             assert_eq!(QueueState::decode(&bytes[..cut]), None, "cut at {cut}");
         }
+    }
+
+    /// These bytes are in snapshots that exist: they are never changed.
+    #[test]
+    fn an_entry_of_version_1_is_still_read() {
+        let mut bytes = vec![1, 5, 1, 0, 0, 0, 2, 2];
+        bytes.extend([7, 239, 7, 10, 1, 99, 247, 3, 0]); // Offset 7 waits until 99 after a 503.
+        bytes.extend([1, 1, 10, 2, 7, 0, 3, 7]); // Offset 8 was rejected at 7.
+        bytes.extend([0, 8, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let state = QueueState::decode(&bytes).expect("it is read");
+        assert_eq!((state.floor, state.totals.delivered, state.totals.returned), (5, 1, 2));
+        let returned = LastAttempt { at: None, status: Some(503) };
+        assert_eq!((state.trouble[&7].held, state.trouble[&7].last), (held(7, 1), returned));
+        let condemned = Some((Timestamp::from_millis(7), DeadLetterReason::Rejected));
+        assert_eq!((state.trouble[&8].held, state.trouble[&8].condemned), (held(8, 2), condemned));
+        assert_eq!(state.trouble[&8].last, LastAttempt::default());
+        // What is written from it is of the newer version.
+        assert_eq!(QueueState::decode(&state.encode()), Some(state));
     }
 
     #[test]

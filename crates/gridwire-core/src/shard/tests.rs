@@ -653,3 +653,4 @@ fn only_the_holder_of_an_event_can_say_that_it_is_gone() {
 
 mod damage;
 mod letters;
+mod last_attempt;
