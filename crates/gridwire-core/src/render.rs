@@ -24,7 +24,7 @@ pub use self::headers::{ValidationEvent, delivery_headers, validation_event, val
 pub struct DeliveryContext<'a> {
     /// The full ARM id of the topic, or of the domain topic, that the event was published to.
     pub topic_resource_id: &'a str,
-    /// Stands in for the event's own time when the publisher sent none.
+    /// Stands in for the time of an event of the other schemas when the publisher sent none.
     pub published: Timestamp,
 }
 
@@ -32,7 +32,7 @@ pub struct DeliveryContext<'a> {
 /// the publisher left out are left out here.
 pub fn pull_event(event: &Event<'_>, out: &mut Vec<u8>) {
     let mut object = Object::begin(out);
-    envelope::stored_cloud_event(event, event.time.as_deref(), &[], &mut object);
+    envelope::stored_cloud_event(event, &[], &mut object);
     object.end();
 }
 

@@ -358,7 +358,7 @@ impl Checker {
             return None;
         };
         let topic = &self.topics[&owner.topic];
-        let shape = forms::Shape::of(owner, topic, is_letter);
+        let shape = forms::Shape::of(owner, topic);
         let arrived = match forms::read(text, shape) {
             Ok(arrived) => arrived,
             Err(why) => {

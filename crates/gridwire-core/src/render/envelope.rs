@@ -32,17 +32,16 @@ pub(super) fn event_grid(event: &Event<'_>, context: DeliveryContext<'_>, object
     object.text("metadataVersion", "1");
 }
 
-/// The members of a `CloudEvent`: unchanged for one, mapped for the other schemas. Extensions named in
-/// `except` are left out, for the caller writes members of these names.
+/// The members of a `CloudEvent`: unchanged for one, without a time when it came without; mapped for the other
+/// schemas. Extensions named in `except` are left out, for the caller writes members of these names.
 pub(super) fn cloud_event(
     event: &Event<'_>,
     context: DeliveryContext<'_>,
     except: &[&str],
     object: &mut Object<'_>,
 ) {
-    let time = time(event, context);
     if event.schema == InputSchema::CloudEvent {
-        return stored_cloud_event(event, Some(&time), except, object);
+        return stored_cloud_event(event, except, object);
     }
     object.text("specversion", "1.0");
     object.text("id", &event.id);
@@ -52,7 +51,7 @@ pub(super) fn cloud_event(
     if let Some(subject) = event.subject.as_deref().filter(|subject| !subject.is_empty()) {
         object.text("subject", subject);
     }
-    object.text("time", &with_colon(&time));
+    object.text("time", &with_colon(&time(event, context)));
     if let Some(version) = event.data_schema.as_deref().filter(|version| !version.is_empty()) {
         object.text("dataschema", &format!("#{}", percent::component(version)));
     }
@@ -60,19 +59,14 @@ pub(super) fn cloud_event(
 }
 
 /// The members of an event that was published as a `CloudEvent`.
-pub(super) fn stored_cloud_event(
-    event: &Event<'_>,
-    time: Option<&str>,
-    except: &[&str],
-    object: &mut Object<'_>,
-) {
+pub(super) fn stored_cloud_event(event: &Event<'_>, except: &[&str], object: &mut Object<'_>) {
     object.text("specversion", "1.0");
     object.text("id", &event.id);
     object.text("source", &event.source);
     object.text("type", &event.event_type);
     let optional = [
         ("subject", event.subject.as_deref()),
-        ("time", time),
+        ("time", event.time.as_deref()),
         ("datacontenttype", event.data_content_type.as_deref()),
         ("dataschema", event.data_schema.as_deref()),
     ];
@@ -97,7 +91,7 @@ fn data(event: &Event<'_>, object: &mut Object<'_>) {
     }
 }
 
-/// The event's time as it was sent, else when it was published.
+/// The event's time as it was sent, else when it was published: the Event Grid schema requires one.
 fn time<'a>(event: &'a Event<'_>, context: DeliveryContext<'_>) -> Cow<'a, str> {
     match &event.time {
         Some(time) => Cow::Borrowed(time),
