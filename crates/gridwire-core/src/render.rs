@@ -15,7 +15,7 @@ use crate::time::Timestamp;
 
 use self::object::Object;
 
-pub use self::attributes::attribute_value;
+pub use self::attributes::{attribute_value, open_attributes};
 pub use self::dead_letter::{DeadLetterInfo, DeadLetterPlace, dead_letter, dead_letter_path};
 pub use self::headers::{ValidationEvent, delivery_headers, validation_event, validation_headers};
 

@@ -153,8 +153,10 @@ pub struct Webhook {
 /// Where a delivery attribute's value comes from.
 #[derive(Clone, PartialEq, Eq)]
 pub enum AttributeSource {
-    /// The same for every event; may be a secret.
+    /// The same for every event.
     Static(String),
+    /// The same for every event, and told to nobody but the endpoint.
+    Secret(String),
     /// A member of the event: `data.key1`, `subject`, an extension attribute.
     Dynamic(String),
 }
@@ -162,7 +164,7 @@ pub enum AttributeSource {
 impl fmt::Debug for AttributeSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Static(_) => f.write_str("Static(***)"),
+            Self::Static(_) | Self::Secret(_) => f.write_str("Static(***)"),
             Self::Dynamic(field) => f.debug_tuple("Dynamic").field(field).finish(),
         }
     }

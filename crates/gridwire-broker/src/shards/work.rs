@@ -208,13 +208,15 @@ impl Outside {
         };
         let context = render::DeliveryContext { topic_resource_id: &route.topic_resource_id, published };
         let last_outcome = last_outcome(&route, &letter);
+        let attributes = route.webhook.as_ref().map_or(&[][..], |webhook| &webhook.attributes);
+        let custom_properties = render::open_attributes(&event, attributes);
         let info = render::DeadLetterInfo {
             reason: letter.reason,
             attempts: letter.attempts,
             last_outcome,
             last_attempt: letter.last.at,
             last_http_status: letter.last.status,
-            custom_properties: &[],
+            custom_properties: &custom_properties,
         };
         let mut content = Vec::new();
         let schema = route.webhook.as_ref().map_or(DeliverySchema::CloudEvent, |webhook| webhook.schema);

@@ -9,9 +9,19 @@ use crate::routing::AttributeSource;
 /// boolean: then the header is left out.
 pub fn attribute_value(event: &Event<'_>, source: &AttributeSource) -> Option<String> {
     match source {
-        AttributeSource::Static(value) => Some(value.clone()),
+        AttributeSource::Static(value) | AttributeSource::Secret(value) => Some(value.clone()),
         AttributeSource::Dynamic(field) => dynamic(event, field.strip_prefix("$.").unwrap_or(field)),
     }
+}
+
+/// What a dead letter shows of a subscription's attributes: each name with the value a delivery had, secrets
+/// left out.
+pub fn open_attributes<'a>(
+    event: &Event<'_>,
+    attributes: &'a [(String, AttributeSource)],
+) -> Vec<(&'a str, String)> {
+    let open = attributes.iter().filter(|(_, source)| !matches!(source, AttributeSource::Secret(_)));
+    open.filter_map(|(name, source)| Some((name.as_str(), attribute_value(event, source)?))).collect()
 }
 
 fn dynamic(event: &Event<'_>, field: &str) -> Option<String> {
@@ -58,8 +68,8 @@ mod tests {
     use super::*;
     use crate::event::{Extension, InputSchema};
 
-    fn check(source: &AttributeSource, expected: Option<&str>) {
-        let event = Event {
+    fn event() -> Event<'static> {
+        Event {
             schema: InputSchema::CloudEvent,
             id: "7".into(),
             event_type: "t".into(),
@@ -70,13 +80,31 @@ mod tests {
             data_schema: None,
             extensions: vec![Extension { name: "tenant".into(), json: "\"a\"".into() }],
             data: Data::Json(r#"{"key1":{"n":1.50,"b":true,"o":{},"z":null},"s":"x"}"#.into()),
-        };
-        assert_eq!(attribute_value(&event, source).as_deref(), expected, "{source:?}");
+        }
+    }
+
+    fn check(source: &AttributeSource, expected: Option<&str>) {
+        assert_eq!(attribute_value(&event(), source).as_deref(), expected, "{source:?}");
+    }
+
+    #[test]
+    fn what_may_be_told_is_everything_but_secrets_and_what_is_not_there() {
+        let attributes = [
+            ("a".to_owned(), AttributeSource::Static("v".to_owned())),
+            ("b".to_owned(), AttributeSource::Secret("hush".to_owned())),
+            ("c".to_owned(), AttributeSource::Dynamic("data.s".to_owned())),
+            ("d".to_owned(), AttributeSource::Dynamic("data.missing".to_owned())),
+        ];
+        let open = open_attributes(&event(), &attributes);
+        assert_eq!(open, [("a", "v".to_owned()), ("c", "x".to_owned())]);
+        let printed = format!("{attributes:?}");
+        assert!(!printed.contains("hush") && !printed.contains("\"v\""), "{printed}");
     }
 
     #[test]
     fn a_value_is_what_the_source_says() {
         check(&AttributeSource::Static("v".to_owned()), Some("v"));
+        check(&AttributeSource::Secret("v".to_owned()), Some("v"));
         for (field, expected) in [
             ("data.s", Some("x")),
             ("Data.key1.b", Some("true")),

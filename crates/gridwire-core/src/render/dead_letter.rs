@@ -21,7 +21,7 @@ pub struct DeadLetterInfo<'a> {
     /// The status of the last answer, if there was one.
     pub last_http_status: Option<u16>,
     /// The delivery attributes a namespace's subscription adds, without secret ones.
-    pub custom_properties: &'a [(&'a str, &'a str)],
+    pub custom_properties: &'a [(&'a str, String)],
 }
 
 impl DeadLetterInfo<'_> {

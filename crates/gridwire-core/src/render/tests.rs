@@ -276,7 +276,7 @@ fn a_dead_letter_is_the_event_and_its_story() {
 fn a_namespaces_dead_letter_wraps_the_event() {
     let story = DeadLetterInfo {
         last_outcome: Some(DeadLetterInfo::NOT_SETTLED),
-        custom_properties: &[("custom-header-1", "value1")],
+        custom_properties: &[("custom-header-1", "value1".to_owned())],
         ..info(DeadLetterReason::MaxDeliveryAttempts)
     };
     let event = Event { data: Data::Binary(vec![1].into()), ..cloud() };

@@ -31,7 +31,8 @@ impl DeliveryAttribute {
     /// What the broker needs to know of it.
     pub(super) fn route(&self) -> (String, AttributeSource) {
         let source = match &self.source {
-            Source::Static { value, .. } => AttributeSource::Static(value.clone()),
+            Source::Static { value, secret: true } => AttributeSource::Secret(value.clone()),
+            Source::Static { value, secret: false } => AttributeSource::Static(value.clone()),
             Source::Dynamic { field } => AttributeSource::Dynamic(field.clone()),
         };
         (self.name.clone(), source)
