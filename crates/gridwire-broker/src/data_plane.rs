@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::routing::{NamespaceRoute, RoutingTable, TopicRoute};
+use gridwire_core::time::Timestamp;
 use gridwire_http::{Peer, Request, Response};
 use http::Method;
 use http::request::Parts;
@@ -50,8 +51,9 @@ async fn answer(broker: &Broker, request: Request) -> Result<Response, ApiError>
         Target::Namespace { place, topic, operation } => {
             only_post(&parts)?;
             address::namespace_api_version(&parts)?;
-            let namespace = namespace(&table, place.as_ref(), &parts)?;
-            let topic = auth::namespace(&namespace, &topic, &parts)?;
+            let now = broker.now();
+            let namespace = namespace(&table, place.as_ref(), &topic, &parts, now)?;
+            let topic = auth::namespace(&namespace, &topic, &parts, now)?;
             match operation {
                 Operation::Publish => publish::events(broker, &topic, &parts, body).await,
                 Operation::Receive { subscription } => {
@@ -69,16 +71,16 @@ async fn answer(broker: &Broker, request: Request) -> Result<Response, ApiError>
 fn namespace(
     table: &RoutingTable,
     place: Option<&address::Named>,
+    topic: &str,
     parts: &Parts,
+    now: Timestamp,
 ) -> Result<Arc<NamespaceRoute>, ApiError> {
     if let Some(place) = place {
         return address::namespace(table, place);
     }
-    if let Some(key) = auth::shared_access_key(parts)
-        && let Some(owner) = table.namespaces.values().find(|namespace| {
-            namespace.credentials.accept_key(key)
-                || namespace.topics.values().any(|topic| topic.credentials.accept_key(key))
-        })
+    if let Some(credential) = auth::Credential::of(parts)
+        && let Some(owner) =
+            table.namespaces.values().find(|namespace| credential.belongs_to(namespace, topic, parts, now))
     {
         return Ok(Arc::clone(owner));
     }

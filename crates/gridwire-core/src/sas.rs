@@ -135,7 +135,8 @@ fn covers(resource: &str, target_host: &str, target_path: &str) -> bool {
         return false;
     }
     match target_path.strip_prefix(path.trim_end_matches('/')) {
-        Some(below) => below.is_empty() || below.starts_with('/'),
+        // A namespace's operation follows the topic or subscription it is about: `topics/orders:publish`.
+        Some(below) => below.is_empty() || below.starts_with(['/', ':']),
         None => false,
     }
 }

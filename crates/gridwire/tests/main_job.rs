@@ -726,15 +726,16 @@ fn every_documented_credential_and_address_publishes() {
     let endpoint = arm.get("topics/grid")["properties"]["endpoint"].as_str().expect("an endpoint").to_owned();
     assert!(endpoint.ends_with(&path), "{endpoint} is not where we publish");
     assert!(endpoint.starts_with("http"), "{endpoint}");
-    let token = |expiry: &str, resource: &str| {
+    let sas = |expiry: &str, resource: &str, key: &str| {
         let encode = |text: &str| {
             percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
         };
         let signed = format!("r={}&e={}", encode(resource), encode(expiry));
-        let key = STANDARD.decode(&topic.key).expect("a key is base64");
+        let key = STANDARD.decode(key).expect("a key is base64");
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key);
         format!("{signed}&s={}", encode(&STANDARD.encode(ring::hmac::sign(&key, signed.as_bytes()))))
     };
+    let token = |expiry: &str, resource: &str| sas(expiry, resource, &topic.key);
     let resource = format!("http://{}{path}", server.http);
     let sdk = format!("{resource}?apiVersion=2018-01-01");
     let label = format!("grid.localhost:{}", server.http.port());
@@ -793,6 +794,24 @@ fn every_documented_credential_and_address_publishes() {
             .with("content-type", events::BATCH);
         let answer = server.send(&request.body(json!([events::cloud_event(name)]).to_string()));
         assert_eq!(answer.status, 200, "{name}: {}", answer.text());
+    }
+    arm.queue(&namespace, "orders", "pulled", &json!({}), &json!({}));
+    let topic_url = format!("http://{}{}/topics/orders", server.http, namespace.prefix);
+    let token = sas("6/15/2099 6:20:15 PM", &topic_url, &topic_key);
+    for (name, value) in
+        [("authorization", format!("SharedAccessSignature {token}")), ("aeg-sas-token", token.clone())]
+    {
+        let call = |operation: &str, body: String| {
+            let path = format!("{}/topics/orders{operation}api-version=2024-06-01", namespace.prefix);
+            let request = Request::post(path).with(name, value.clone()).with("content-type", events::BATCH);
+            server.send(&request.body(body)).expect(200).json()
+        };
+        call(":publish?", json!([events::cloud_event(name)]).to_string());
+        let received = call("/eventsubscriptions/pulled:receive?", String::new());
+        let lock = &received["value"][0]["brokerProperties"]["lockToken"];
+        let settled =
+            call("/eventsubscriptions/pulled:acknowledge?", json!({ "lockTokens": [lock] }).to_string());
+        assert_eq!(settled["succeededLockTokens"], json!([lock]), "{name}");
     }
 }
 

@@ -1,12 +1,14 @@
 //! Who may publish and receive. One answer for every wrong credential, so that it tells nothing.
 //!
 //! Source: `publish` contract, section 7. When a request carries several credentials, the first of
-//! `aeg-sas-key` (header), `aeg-sas-token`, `Authorization`, `aeg-sas-key` (query) is the one that counts.
+//! `aeg-sas-key` (header), `aeg-sas-token`, `Authorization`, `aeg-sas-key` (query) is the one that counts, for
+//! custom topics and namespaces alike.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use gridwire_core::api_error::{ApiError, ErrorCode};
-use gridwire_core::routing::{NamespaceRoute, TopicRoute};
+use gridwire_core::routing::{Credentials, NamespaceRoute, TopicRoute};
 use gridwire_core::sas;
 use gridwire_core::time::Timestamp;
 use http::header::AUTHORIZATION;
@@ -33,70 +35,113 @@ fn authorization<'a>(parts: &'a Parts, scheme: &str) -> Option<&'a str> {
     found.eq_ignore_ascii_case(scheme).then(|| value.trim())
 }
 
-pub(super) fn shared_access_key(parts: &Parts) -> Option<&str> {
-    authorization(parts, "SharedAccessKey").or_else(|| header(parts, "aeg-sas-key"))
+/// The credential of a request that counts.
+pub(super) enum Credential<'a> {
+    Key(Cow<'a, str>),
+    /// A shared access signature.
+    Token(&'a str),
+}
+
+impl<'a> Credential<'a> {
+    /// The first there is; what follows it is not looked at, so that a request cannot try several.
+    pub(super) fn of(parts: &'a Parts) -> Option<Self> {
+        if let Some(key) = header(parts, "aeg-sas-key") {
+            return Some(Self::Key(key.into()));
+        }
+        let token = header(parts, "aeg-sas-token").or_else(|| authorization(parts, "SharedAccessSignature"));
+        if let Some(token) = token {
+            return Some(Self::Token(token));
+        }
+        if let Some(key) = authorization(parts, "SharedAccessKey") {
+            return Some(Self::Key(key.into()));
+        }
+        match address::query(parts, "aeg-sas-key").as_slice() {
+            // A `+` of the key that was not percent-encoded arrives as a space.
+            [key] => Some(Self::Key(key.replace(' ', "+").into())),
+            _ => None,
+        }
+    }
+
+    /// Whether it opens what `credentials` guard, at the address that the request was sent to.
+    fn judge(&self, credentials: &Credentials, parts: &Parts, now: Timestamp) -> Result<(), ApiError> {
+        match self {
+            Self::Key(key) if credentials.accept_key(key) => Ok(()),
+            Self::Key(_) => Err(unauthorized()),
+            Self::Token(_) if !credentials.local_auth => Err(unauthorized()),
+            Self::Token(token) => {
+                let host = parts
+                    .uri
+                    .authority()
+                    .map(http::uri::Authority::as_str)
+                    .or_else(|| header(parts, http::header::HOST.as_str()))
+                    .unwrap_or_default();
+                sas::verify(token, &credentials.keys, host, parts.uri.path(), now).map_err(
+                    |error| match error {
+                        // The service says so, and it tells nothing about keys.
+                        sas::SasError::Malformed => ApiError::new(
+                            ErrorCode::InvalidRequest,
+                            "Invalid key in aeg-sas-token. Valid format \
+                         :r=UrlEncodedResource&e=UrlEncodedUtcExpiration&s=UrlEncodedSignature.",
+                        ),
+                        _ => unauthorized(),
+                    },
+                )
+            }
+        }
+    }
+
+    /// Whether it is of this namespace or, a token, of its topic called `topic`; a key may be any topic's.
+    pub(super) fn belongs_to(
+        &self,
+        namespace: &NamespaceRoute,
+        topic: &str,
+        parts: &Parts,
+        now: Timestamp,
+    ) -> bool {
+        let opens = |credentials: &Credentials| self.judge(credentials, parts, now).is_ok();
+        opens(&namespace.credentials)
+            || match self {
+                Self::Key(_) => namespace.topics.values().any(|topic| opens(&topic.credentials)),
+                // A signature costs more to check than a key to compare, so only the topic in question.
+                Self::Token(_) => namespace
+                    .topics
+                    .get(&topic.to_ascii_lowercase())
+                    .is_some_and(|topic| opens(&topic.credentials)),
+            }
+    }
 }
 
 /// Whether the request may publish to a custom topic.
 pub(super) fn topic(topic: &TopicRoute, parts: &Parts, now: Timestamp) -> Result<(), ApiError> {
-    let credentials = &topic.credentials;
-    let by_key = |key: &str| if credentials.accept_key(key) { Ok(()) } else { Err(unauthorized()) };
-    if let Some(key) = header(parts, "aeg-sas-key") {
-        return by_key(key);
-    }
-    let token = header(parts, "aeg-sas-token").or_else(|| authorization(parts, "SharedAccessSignature"));
-    if let Some(token) = token {
-        if !credentials.local_auth {
-            return Err(unauthorized());
-        }
-        let host = parts
-            .uri
-            .authority()
-            .map(http::uri::Authority::as_str)
-            .or_else(|| header(parts, http::header::HOST.as_str()))
-            .unwrap_or_default();
-        return sas::verify(token, &credentials.keys, host, parts.uri.path(), now).map_err(
-            |error| match error {
-                // The service says so, and it tells nothing about keys.
-                sas::SasError::Malformed => ApiError::new(
-                    ErrorCode::InvalidRequest,
-                    "Invalid key in aeg-sas-token. Valid format \
-                 :r=UrlEncodedResource&e=UrlEncodedUtcExpiration&s=UrlEncodedSignature.",
-                ),
-                _ => unauthorized(),
-            },
-        );
-    }
-    if let Some(key) = authorization(parts, "SharedAccessKey") {
-        return by_key(key);
-    }
-    match address::query(parts, "aeg-sas-key").as_slice() {
-        // A `+` of the key that was not percent-encoded arrives as a space.
-        [key] => by_key(&key.replace(' ', "+")),
-        _ => Err(unauthorized()),
-    }
+    Credential::of(parts).ok_or_else(unauthorized)?.judge(&topic.credentials, parts, now)
 }
 
-/// Whether the request may use a topic of a namespace: by a key of either. Answers 404 for an unknown topic
-/// only to those who may use the namespace.
+/// Whether the request may use a topic of a namespace: by a key of either, or a token made with one. Answers
+/// 404 for an unknown topic only to those who may use the namespace.
 pub(super) fn namespace(
     namespace: &NamespaceRoute,
     topic: &str,
     parts: &Parts,
+    now: Timestamp,
 ) -> Result<Arc<TopicRoute>, ApiError> {
     if !address::query(parts, "aeg-sas-key").is_empty() {
         return Err(ApiError::new(ErrorCode::InvalidRequest, "A key in the query is not accepted here."));
     }
-    let key = shared_access_key(parts).ok_or_else(unauthorized)?;
+    let credential = Credential::of(parts).ok_or_else(unauthorized)?;
     let found = namespace.topics.get(&topic.to_ascii_lowercase());
-    let by_namespace = namespace.credentials.accept_key(key);
-    let by_topic = found.is_some_and(|topic| topic.credentials.accept_key(key));
-    match found {
-        Some(topic) if by_namespace || by_topic => Ok(Arc::clone(topic)),
-        None if by_namespace => {
+    // Both are judged, so that the time taken does not tell which was right.
+    let by_namespace = credential.judge(&namespace.credentials, parts, now);
+    let by_topic = found.is_some_and(|topic| credential.judge(&topic.credentials, parts, now).is_ok());
+    match (found, by_namespace) {
+        (Some(topic), Ok(())) => Ok(Arc::clone(topic)),
+        (Some(topic), Err(_)) if by_topic => Ok(Arc::clone(topic)),
+        (None, Ok(())) => {
             let shown: String = topic.chars().take(64).collect();
             Err(ApiError::new(ErrorCode::NotFound, format!("The topic '{shown}' was not found.")))
         }
-        _ => Err(unauthorized()),
+        (_, Err(refusal)) => Err(refusal),
     }
 }
+
+#[cfg(test)]
+mod tests;
