@@ -328,15 +328,15 @@ impl Control {
                 let body = body::read(&head.headers, body).await?;
                 let strict = strict::is_asked_for(&head.headers);
                 let operation = Operation::Write(Write { patch, strict, body });
-                let entry = self.change(Change { address, operation, preconditions }, peer, ids).await?;
                 let status = if patch { kind.patch.status } else { StatusCode::CREATED.as_u16() };
                 let status = StatusCode::from_u16(status).map_err(|_| internal())?;
-                let entry = entry.ok_or_else(internal)?;
+                let change = Change { address, operation, preconditions };
+                let entry = self.change(change, status, peer, ids).await?.ok_or_else(internal)?;
                 self.show(&entry, form, status)
             }
             Method::DELETE => {
                 let change = Change { address, operation: Operation::Delete, preconditions };
-                self.change(change, peer, ids).await?;
+                self.change(change, StatusCode::NO_CONTENT, peer, ids).await?;
                 Ok(empty(StatusCode::NO_CONTENT))
             }
             _ => Err(wrong_method("GET, PUT, PATCH, DELETE")),
@@ -361,8 +361,8 @@ impl Control {
                 return Err(ApiError::new(ErrorCode::InvalidResource, message));
             };
             let operation = Operation::RegenerateKey(index);
-            let entry = self.change(Change { address, operation, preconditions }, peer, ids).await?;
-            let entry = entry.ok_or_else(internal)?;
+            let change = Change { address, operation, preconditions };
+            let entry = self.change(change, StatusCode::OK, peer, ids).await?.ok_or_else(internal)?;
             return keys(&entry);
         }
         let answer = self.find(&address).and_then(|entry| match action {
@@ -386,10 +386,12 @@ impl Control {
         Ok(response)
     }
 
-    /// Runs a change to its end, on its own task, and writes it to the audit log.
+    /// Runs a change to its end, on its own task, and writes it to the audit log with the status it is answered
+    /// with: `success`, unless it is refused.
     async fn change(
         &self,
         change: Change,
+        success: StatusCode,
         peer: Peer,
         ids: &RequestIds,
     ) -> Result<Option<Arc<Entry>>, ApiError> {
@@ -405,7 +407,7 @@ impl Control {
         let task = self.changes.spawn(async move {
             let _place = place;
             let outcome = shared.make(&change).await;
-            let status = outcome.as_ref().map(|_| StatusCode::OK);
+            let status = outcome.as_ref().map(|_| success);
             ids.record(peer, change.operation.name(), &change.address.id(Form::Nested), status);
             outcome
         });

@@ -17,7 +17,8 @@ use crate::members::{Members, invalid, without_controls};
 /// service apply; Gridwire's own credentials are used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
-    kind: &'static str,
+    /// `None` when the wrapper came without an identity, which the model allows.
+    kind: Option<&'static str>,
     user_assigned: Option<String>,
 }
 
@@ -25,7 +26,7 @@ impl Identity {
     /// Reads the member `identity` of a `…WithResourceIdentity` object.
     pub(super) fn read(wrapper: &Members<'_>) -> Result<Self, ApiError> {
         let Some(identity) = wrapper.object("identity")? else {
-            return Err(wrapper.wrong("identity", "given"));
+            return Ok(Self { kind: None, user_assigned: None });
         };
         let kinds = [("SystemAssigned", "SystemAssigned"), ("UserAssigned", "UserAssigned")];
         let kind = identity.choice("type", &kinds)?.unwrap_or("SystemAssigned");
@@ -37,15 +38,20 @@ impl Identity {
             }
             without_controls(&identity, "userAssignedIdentity", id)?;
         }
-        Ok(Self { kind, user_assigned: user_assigned.map(str::to_owned) })
+        Ok(Self { kind: Some(kind), user_assigned: user_assigned.map(str::to_owned) })
     }
 
-    pub(super) fn to_arm(&self) -> Value {
-        let mut identity = json!({ "type": self.kind });
-        if let Some(id) = &self.user_assigned {
-            identity["userAssignedIdentity"] = id.as_str().into();
+    /// The `…WithResourceIdentity` object, with the destination in the member `name`.
+    pub(super) fn wrap(&self, name: &str, destination: Value) -> Value {
+        let mut wrapper = json!({});
+        if let Some(kind) = self.kind {
+            wrapper["identity"] = json!({ "type": kind });
         }
-        identity
+        if let Some(id) = &self.user_assigned {
+            wrapper["identity"]["userAssignedIdentity"] = id.as_str().into();
+        }
+        wrapper[name] = destination;
+        wrapper
     }
 }
 

@@ -75,15 +75,15 @@ async fn each_change_and_each_look_at_a_secret_is_written_down_without_the_secre
     let mut lines = log.0.lock().unwrap().clone();
     lines.retain(|line| line.contains("127.0.0.1:5999 "));
     let expected = [
-        ("write", "/topics/orders", 200, ""),
-        ("write", "/topics/orders/eventSubscriptions/audit", 200, ""),
-        ("update", "/topics/orders/eventSubscriptions/audit", 200, ""),
+        ("write", "/topics/orders", 201, ""),
+        ("write", "/topics/orders/eventSubscriptions/audit", 201, ""),
+        ("update", "/topics/orders/eventSubscriptions/audit", 201, ""),
         ("write", "/topics/ab", 400, "invalid_resource"),
         ("listKeys", "/topics/orders", 200, ""),
         ("regenerateKey", "/topics/orders", 200, ""),
         ("getFullUrl", "/topics/orders/eventSubscriptions/audit", 200, ""),
         ("getDeliveryAttributes", "/topics/orders/eventSubscriptions/audit", 200, ""),
-        ("delete", "/topics/orders", 200, ""),
+        ("delete", "/topics/orders", 204, ""),
         ("login", "", 401, "unauthorized"),
     ];
     assert_eq!(lines.len(), expected.len(), "{lines:#?}");

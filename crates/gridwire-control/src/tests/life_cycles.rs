@@ -190,6 +190,17 @@ async fn a_destination_with_an_identity_and_one_without_take_each_others_place()
     let stored = grid.restarted().await.get(path).await.expect(200);
     assert_eq!(stored.body, created.body);
 
+    // The model has the identity optional.
+    let bare = json!({"properties": {
+        "deliveryWithResourceIdentity": {"destination": destination},
+        "deadLetterWithResourceIdentity": {"deadLetterDestination": dead}}});
+    let created = grid.call("PUT", path, bare).await.expect(201);
+    let properties = &created.body["properties"];
+    assert_eq!(properties["deliveryWithResourceIdentity"].get("identity"), None);
+    assert_eq!(properties["deadLetterWithResourceIdentity"], json!({"deadLetterDestination": dead}));
+    let stored = grid.restarted().await.get(path).await.expect(200);
+    assert_eq!(stored.body, created.body);
+
     let change = json!({"destination": destination, "deadLetterDestination": dead});
     let patched = grid.call("PATCH", path, change).await.expect(201);
     let properties = &patched.body["properties"];

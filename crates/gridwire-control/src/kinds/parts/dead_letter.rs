@@ -103,10 +103,9 @@ impl DeadLetter {
         });
         match &self.wrapper {
             None => owner.insert("deadLetterDestination".into(), destination),
-            Some((name, identity)) => owner.insert(
-                (*name).into(),
-                json!({ "identity": identity.to_arm(), "deadLetterDestination": destination }),
-            ),
+            Some((name, identity)) => {
+                owner.insert((*name).into(), identity.wrap("deadLetterDestination", destination))
+            }
         };
     }
 }

@@ -161,10 +161,9 @@ impl WebhookDestination {
         let destination = json!({ "endpointType": "WebHook", "properties": properties });
         match &self.identity {
             None => owner.insert("destination".into(), destination),
-            Some(identity) => owner.insert(
-                "deliveryWithResourceIdentity".into(),
-                json!({ "identity": identity.to_arm(), "destination": destination }),
-            ),
+            Some(identity) => {
+                owner.insert("deliveryWithResourceIdentity".into(), identity.wrap("destination", destination))
+            }
         };
     }
 }
