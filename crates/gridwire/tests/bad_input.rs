@@ -149,17 +149,22 @@ impl World {
         );
         // A topic's series appear, as zeros, with the first request that is counted at all.
         state.retain(|line| !line.ends_with(" 0"));
-        for (method, resource) in [
-            ("GET", "topics"),
-            ("GET", "topics/grid/eventSubscriptions"),
-            ("GET", "topics/cloud/eventSubscriptions"),
-            ("GET", "topics/custom/eventSubscriptions"),
-            ("GET", "namespaces"),
-            ("GET", "namespaces/spaces/topics"),
-            ("GET", "namespaces/spaces/topics/orders/eventSubscriptions"),
-            ("POST", "topics/grid/listKeys"),
-            ("POST", "namespaces/spaces/listKeys"),
-        ] {
+        let topics = ["grid", "cloud", "custom", "locked"].map(|name| format!("topics/{name}"));
+        let namespaces = ["spaces", "others"].map(|name| format!("namespaces/{name}"));
+        let of_namespace = ["orders", "returns"].map(|name| format!("namespaces/spaces/topics/{name}"));
+        let mut reads: Vec<(&str, String)> = vec![("GET", "topics".into()), ("GET", "namespaces".into())];
+        reads.extend(namespaces.iter().map(|owner| ("GET", format!("{owner}/topics"))));
+        for owner in topics.iter().chain(&of_namespace) {
+            reads.push(("GET", format!("{owner}/eventSubscriptions")));
+        }
+        for owner in topics.iter().chain(&namespaces).chain(&of_namespace) {
+            reads.push(("POST", format!("{owner}/listKeys")));
+        }
+        // What only an action shows: secrets in a webhook's URL and in its headers.
+        for owner in topics.iter().map(|topic| format!("{topic}/eventSubscriptions/hook")) {
+            reads.push(("POST", format!("{owner}/getFullUrl")));
+        }
+        for (method, resource) in reads {
             let request = Request::new(method, format!("{}/{resource}?api-version={VERSION}", group_path()))
                 .with("authorization", format!("Bearer {}", self.server.token));
             let answer = client.send(&request).expect("an answer to a management call").expect(200);

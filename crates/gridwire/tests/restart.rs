@@ -27,6 +27,9 @@ const POLITE_EVERY: u32 = 5;
 const READY_WITHIN: Duration = Duration::from_secs(2);
 /// Locks of lost answers must run out before their events come again.
 const DRAIN_WITHIN: Duration = Duration::from_secs(90);
+/// Far fewer than a machine at rest carries over: without any, nothing is said of locks and kills.
+const CARRIED_ROUNDS_MIN: u32 = 5;
+const CARRIED_MIN: usize = 20;
 const QUEUES: [&str; 2] = ["first", "second"];
 
 #[test]
@@ -57,6 +60,9 @@ fn killing_the_server_again_and_again_loses_nothing_and_gives_nothing_twice() {
     let (journal, next) = (Mutex::new(Journal::default()), AtomicU64::new(0));
     let mut ready = Vec::new();
     let mut stops = Vec::new();
+    // Rounds in which a lock from before a kill was settled, and how many locks that were.
+    let (mut carried_rounds, mut carried) = (0, 0);
+    let mut killed = false;
     for round in 0..rounds {
         let ending = AtomicBool::new(false);
         let load = Load {
@@ -79,7 +85,7 @@ fn killing_the_server_again_and_again_loses_nothing_and_gives_nothing_twice() {
                 scope.spawn(move || load.receive(name, &mut chance));
             }
             let mut own = chance.split();
-            scope.spawn(move || load.acknowledge_kept(&kept, &mut own));
+            let acknowledging = scope.spawn(move || load.acknowledge_kept(&kept, &mut own));
             pause(Duration::from_millis(150 + chance.below(1_000)));
             ending.store(true, Ordering::SeqCst);
             if round % POLITE_EVERY == POLITE_EVERY - 1 {
@@ -89,7 +95,13 @@ fn killing_the_server_again_and_again_loses_nothing_and_gives_nothing_twice() {
             } else {
                 server.kill9();
             }
+            let settled = acknowledging.join().expect("it does not panic");
+            if killed && settled > 0 {
+                carried_rounds += 1;
+                carried += settled;
+            }
         });
+        killed = round % POLITE_EVERY != POLITE_EVERY - 1;
         server.restart();
         ready.push(server.ready_after);
     }
@@ -102,7 +114,7 @@ fn killing_the_server_again_and_again_loses_nothing_and_gives_nothing_twice() {
     journal.judge_pushes(&sink);
     let slowest = ready.iter().max().expect("there were rounds");
     show(&format!(
-        "{} events published of {} attempted, {} posts; ready after {slowest:?} at most ({ready:?}), stopped after {stops:?}",
+        "{} events published of {} attempted, {} posts; {carried} locks settled after a kill, in {carried_rounds} rounds; ready after {slowest:?} at most ({ready:?}), stopped after {stops:?}",
         journal.published.len(),
         journal.attempted.len(),
         sink.deliveries().len()
@@ -111,6 +123,10 @@ fn killing_the_server_again_and_again_loses_nothing_and_gives_nothing_twice() {
     let shown = some_of_each(&journal.problems);
     assert!(count == 0, "{count} problems with seed {seed}:\n{}", shown.join("\n"));
     assert!(journal.published.len() > 500, "too little was going on: {} events", journal.published.len());
+    assert!(
+        carried_rounds >= CARRIED_ROUNDS_MIN && carried >= CARRIED_MIN,
+        "{carried} locks outlived a kill and were acknowledged after it, in {carried_rounds} rounds: too few to tell"
+    );
     assert!(*slowest < READY_WITHIN, "a restart took {slowest:?}");
 }
 

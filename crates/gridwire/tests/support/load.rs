@@ -199,15 +199,16 @@ impl Load<'_> {
         Some(())
     }
 
-    /// Acknowledges what was kept from before the restart, one by one.
-    pub(crate) fn acknowledge_kept(&self, kept: &[(&'static str, String)], chance: &mut Chance) {
+    /// Acknowledges what was kept from before the restart, one by one, and counts what was answered.
+    pub(crate) fn acknowledge_kept(&self, kept: &[(&'static str, String)], chance: &mut Chance) -> usize {
         let mut client = Client::new(self.address);
-        for (name, token) in kept {
+        for (done, (name, token)) in kept.iter().enumerate() {
             pause(Duration::from_millis(chance.below(20)));
             if self.settle(name, &mut client, "acknowledge", std::slice::from_ref(token)).is_none() {
-                return;
+                return done;
             }
         }
+        kept.len()
     }
 }
 
