@@ -140,9 +140,12 @@ impl Broker {
                 Some((status, Named { topic, subscription }))
             })
             .collect();
-        self.outside
-            .metrics
-            .render(&self.outside.log.health(), &queues, |number| labels.get(&number).cloned())
+        let topic_name = |number| labels.get(&number).map(String::as_str);
+        let subscription_name = |number| {
+            let route = routes.get(&number)?;
+            Some(Named { topic: labels.get(&route.topic)?, subscription: &route.name })
+        };
+        self.outside.metrics.render(&self.outside.log.health(), &queues, topic_name, subscription_name)
     }
 
     /// Whether events can be taken, and why not.
@@ -260,9 +263,9 @@ impl Broker {
             // starts must not be known any less surely.
             log.flush_state().await.map_err(|_| InstallError::Stopping)?;
         }
+        self.outside.metrics.follow(&table);
         self.table.store(Arc::clone(&table));
         shards.unsubscribe_old(&old, &table).await?;
-        self.outside.metrics.retain_topics(|number| table.by_number.contains_key(&number));
         // Only now: before, requests would find queues that are not awake yet.
         if self.shards.set(Arc::clone(&shards)).is_ok() {
             shards.start_housekeeping(&self.outside, &self.tasks, &self.stop);

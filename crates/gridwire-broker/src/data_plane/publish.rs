@@ -19,6 +19,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::request::Parts;
 
 use crate::broker::Broker;
+use crate::metrics::Tally;
 
 /// What a match set and the lengths around an event cost in a frame, about.
 const FRAME_OVERHEAD: usize = 32;
@@ -30,15 +31,13 @@ pub(super) async fn events(
     body: Body,
 ) -> Result<Response, ApiError> {
     let counters = broker.outside().metrics.topic(topic.number);
-    let accepted = accept(broker, topic, parts, body).await;
+    let accepted = accept(broker, topic, parts, body, counters.tally()).await;
     match &accepted {
         Ok((events, unmatched)) => {
             counters.accepted.fetch_add(*events, Ordering::Relaxed);
             counters.unmatched.fetch_add(*unmatched, Ordering::Relaxed);
         }
-        Err(_) => {
-            counters.refused.fetch_add(1, Ordering::Relaxed);
-        }
+        Err(error) => counters.refuse(error.code),
     }
     accepted?;
     Ok(match topic.kind {
@@ -48,12 +47,13 @@ pub(super) async fn events(
     })
 }
 
-/// Returns how many events were accepted, and how many of them matched nobody.
+/// Returns how many events were accepted, and how many of them matched nobody; whom they matched is counted here.
 async fn accept(
     broker: &Broker,
     topic: &Arc<TopicRoute>,
     parts: &Parts,
     body: Body,
+    mut tally: Tally,
 ) -> Result<(u64, u64), ApiError> {
     identity_encoding(parts)?;
     let body = body.read(limits::REQUEST_BYTES_MAX).await?;
@@ -89,6 +89,7 @@ async fn accept(
             if matched.is_empty() {
                 unmatched += 1;
             } else {
+                tally.add(&matched);
                 frame.push(&matched, event);
             }
         }
@@ -102,6 +103,7 @@ async fn accept(
         }
         broker.outside().log.append_events(draft).await.map_err(refused)?;
     }
+    tally.count();
     broker
         .outside()
         .metrics

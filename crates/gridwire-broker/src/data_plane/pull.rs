@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::io::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gridwire_core::api_error::{ApiError, ErrorCode};
@@ -23,6 +22,7 @@ use tokio::sync::oneshot;
 use super::address::{self, Verb};
 use crate::broker::Broker;
 use crate::deliveries::Delivery;
+use crate::metrics::{PullOperation, SubscriptionCounters};
 use crate::shards::{Command, ReceiveReply, SettleReply, Shards};
 
 /// Seconds a receive waits when it does not say (service default).
@@ -88,6 +88,23 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// Counts how a request about a subscription ended, and how long it took.
+async fn counted(
+    broker: &Broker,
+    counters: &SubscriptionCounters,
+    operation: PullOperation,
+    request: impl Future<Output = Result<Response, ApiError>>,
+) -> Result<Response, ApiError> {
+    let outside = broker.outside();
+    let begun = outside.clock.monotonic();
+    let result = request.await;
+    match &result {
+        Ok(_) => outside.metrics.pulled(operation, outside.clock.monotonic().saturating_sub(begun)),
+        Err(error) => counters.request_failed(operation, error.status()),
+    }
+    result
+}
+
 pub(super) async fn receive(
     broker: &Broker,
     topic: &TopicRoute,
@@ -95,6 +112,19 @@ pub(super) async fn receive(
     parts: &Parts,
 ) -> Result<Response, ApiError> {
     let route = subscription(topic, name)?;
+    let counters = broker.outside().metrics.subscription(route.number);
+    let request = receive_from(broker, topic, &route, name, parts, &counters);
+    counted(broker, &counters, PullOperation::Receive, request).await
+}
+
+async fn receive_from(
+    broker: &Broker,
+    topic: &TopicRoute,
+    route: &SubscriptionRoute,
+    name: &str,
+    parts: &Parts,
+    counters: &SubscriptionCounters,
+) -> Result<Response, ApiError> {
     let max = bounded(parts, "maxEvents", 1, 1, u64::from(limits::RECEIVE_EVENTS_MAX))?;
     let (shortest, longest) = (limits::RECEIVE_WAIT_MIN.as_secs(), limits::RECEIVE_WAIT_MAX.as_secs());
     let wait = bounded(parts, "maxWaitTime", WAIT_DEFAULT, shortest, longest)?;
@@ -121,7 +151,7 @@ pub(super) async fn receive(
     waiting.answered = true;
     match answer {
         ReceiveReply::Events(events) if events.is_empty() => Ok(empty_receive()),
-        ReceiveReply::Events(events) => received(broker, &shards, &route, &events).await,
+        ReceiveReply::Events(events) => received(broker, &shards, route, &events, counters).await,
         ReceiveReply::NotPull => Err(not_pull(name)),
         ReceiveReply::Gone => Err(gone(name)),
         ReceiveReply::TooManyReceivers => Err(ApiError::new(
@@ -180,6 +210,7 @@ async fn received(
     shards: &Shards,
     route: &SubscriptionRoute,
     events: &[LeasedEvent],
+    counters: &SubscriptionCounters,
 ) -> Result<Response, ApiError> {
     let outside = broker.outside();
     let mut offsets: Vec<Offset> = events.iter().map(|event| event.offset).collect();
@@ -240,7 +271,7 @@ async fn received(
     }
     out.extend_from_slice(b"]}");
     unsent.tokens.clear();
-    outside.metrics.received_events.fetch_add(delivered.len() as u64, Ordering::Relaxed);
+    counters.received(delivered.len() as u64);
     outside.deliveries.extend(delivered);
     Ok(gridwire_http::json(StatusCode::OK, out))
 }
@@ -264,6 +295,26 @@ pub(super) async fn settle(
     body: Body,
 ) -> Result<Response, ApiError> {
     let route = subscription(topic, name)?;
+    let operation = match verb {
+        Verb::Acknowledge => PullOperation::Acknowledge,
+        Verb::Release => PullOperation::Release,
+        Verb::Reject => PullOperation::Reject,
+        Verb::RenewLock => PullOperation::RenewLock,
+    };
+    let counters = broker.outside().metrics.subscription(route.number);
+    let request = settle_for(broker, &route, verb, parts, body, (operation, &counters));
+    counted(broker, &counters, operation, request).await
+}
+
+async fn settle_for(
+    broker: &Broker,
+    route: &SubscriptionRoute,
+    verb: Verb,
+    parts: &Parts,
+    body: Body,
+    (operation, counters): (PullOperation, &SubscriptionCounters),
+) -> Result<Response, ApiError> {
+    let name = &route.name;
     let verb = match verb {
         Verb::Acknowledge => SettleVerb::Acknowledge,
         Verb::Reject => SettleVerb::Reject,
@@ -292,7 +343,7 @@ pub(super) async fn settle(
         let (reply, answer) = oneshot::channel();
         let id = shards.next_reply();
         let command = Command::Settle { subscription: route.number, id, verb, tokens, reply };
-        if !shards.send(topic.number, command).await {
+        if !shards.send(route.topic, command).await {
             return Err(stopping());
         }
         match answer.await.map_err(|_| stopping())? {
@@ -301,6 +352,12 @@ pub(super) async fn settle(
             SettleReply::Gone => return Err(gone(name)),
         }
     };
+    for error in results.iter().filter_map(|result| result.err()) {
+        counters.token_failed(operation, Some(error));
+    }
+    for _ in opened.iter().filter(|token| token.is_none()) {
+        counters.token_failed(operation, None);
+    }
     let mut results = results.into_iter();
     let results: Vec<Result<(), Refusal>> =
         opened.iter().map(|token| result_of(token.is_some(), &mut results)).collect();
@@ -322,9 +379,7 @@ pub(super) async fn settle(
         succeeded += 1;
     }
     out.extend_from_slice(b"]}");
-    let metrics = &broker.outside().metrics;
-    metrics.settled_tokens.fetch_add(succeeded, Ordering::Relaxed);
-    metrics.failed_tokens.fetch_add(failed.len() as u64, Ordering::Relaxed);
+    counters.settled(operation, succeeded);
     Ok(gridwire_http::json(StatusCode::OK, out))
 }
 

@@ -367,14 +367,19 @@ impl Driver {
         if group.is_empty() { Ok(()) } else { self.append(group).await }
     }
 
-    /// What is dropped because its dead letter could not be written is never dropped silently.
+    /// Counts what ends without delivery. What is dropped because its dead letter could not be written is never
+    /// dropped silently.
     fn tell_of_drops(&self, decision: &Decision) {
-        let Decision::Settled { subscription, how: Settlement::DeadLetterFailed, offsets, .. } = decision
-        else {
+        let Decision::Settled { subscription, how, offsets, .. } = decision else { return };
+        if matches!(how, Settlement::Delivered | Settlement::DeadLettered) {
             return;
-        };
-        let name = self.routes.get(subscription).map_or("", |route| route.resource_id.as_str());
+        }
         let count = offsets.len() as u64;
+        self.outside.metrics.subscription(*subscription).ended(*how, count);
+        if *how != Settlement::DeadLetterFailed {
+            return;
+        }
+        let name = self.routes.get(subscription).map_or("", |route| route.resource_id.as_str());
         self.outside.metrics.letters_given_up.fetch_add(count, Ordering::Relaxed);
         tracing::error!(
             subscription = name,

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -236,17 +235,13 @@ impl Outside {
             () = self.clock.sleep(LETTER_TIMEOUT) => Err(io::ErrorKind::TimedOut.into()),
         };
         self.missed.tell(&route, &written);
+        self.metrics.subscription(subscription).letter(letter.reason, written.is_ok());
         Done::DeadLetter { subscription, offset, written: written.is_ok() }
     }
 
     /// Counts a finished attempt and remembers it for whoever watches.
     pub(super) fn note_attempt(&self, finished: &Finished) {
-        let counter = if finished.outcome == Outcome::Accepted {
-            &self.metrics.attempts_delivered
-        } else {
-            &self.metrics.attempts_failed
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+        self.metrics.subscription(finished.key.subscription).attempted(finished.outcome);
         self.metrics.attempt_seconds.observe(finished.latency);
         self.deliveries.push(Delivery {
             seq: 0,
