@@ -111,7 +111,6 @@ mod tests {
 
     use super::*;
 
-    #[expect(clippy::needless_pass_by_value, reason = "the tables read better")]
     fn check_refused(body: Value, kept: Value, expected: &str) {
         let (Value::Object(body), Value::Object(kept)) = (body, kept) else { panic!("not objects") };
         let message = check(&body, &kept).err().map(|error| error.message).unwrap_or_default();

@@ -136,6 +136,7 @@ fn a_queues_figures_come_from_its_status() {
         topic: TOPIC,
         floor: Offset(5),
         end: Offset(9),
+        letters: 0,
         pending: 4,
         behind: false,
         totals,

@@ -32,7 +32,7 @@ fn paths(kind: &'static Kind) -> Vec<String> {
         if level.extension {
             paths.push(format!("{path}{PROVIDER}/{}/{{}}", level.segment));
         }
-        path.push_str(&format!("/{}/{{}}", level.segment));
+        path.extend(["/", level.segment, "/{}"]);
     }
     paths.push(path);
     paths

@@ -652,5 +652,5 @@ fn only_the_holder_of_an_event_can_say_that_it_is_gone() {
 }
 
 mod damage;
-mod letters;
 mod last_attempt;
+mod letters;

@@ -33,7 +33,7 @@ fn check(driver: &mut Driver, attempts: u32, reason: DeadLetterReason, last: Las
 }
 
 fn dead_lettered(policy: QueuePolicy) -> QueuePolicy {
-    QueuePolicy { dead_letter: true, time_to_live: seconds(300), ..policy }
+    QueuePolicy { dead_letter: Some(TWO_DAYS), time_to_live: seconds(300), ..policy }
 }
 
 #[test]
