@@ -11,9 +11,11 @@ pub mod memory;
 pub mod net;
 pub mod rng;
 pub mod system;
+pub mod virtual_clock;
 
 pub use clock::{Clock, ManualClock};
 pub use disk::{Disk, DiskFile, OpenMode};
 pub use memory::MemoryDisk;
 pub use net::{Listener, Net, Stream};
 pub use rng::{Rng, SeededRng};
+pub use virtual_clock::VirtualClock;
