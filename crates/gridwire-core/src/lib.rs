@@ -10,6 +10,7 @@
 
 pub mod api_error;
 pub mod event;
+pub mod fault_script;
 pub mod filter;
 pub mod frame;
 pub mod ids;

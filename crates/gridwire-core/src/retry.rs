@@ -72,7 +72,7 @@ const BASIC_WAITS: [u64; 10] = [
 /// Attempts are documented at 0 s, 10 s, 30 s, 1 min, 5 min and then every 5 min, counted from the first.
 const NAMESPACE_WAITS: [u64; 5] = [10 * SECOND, 20 * SECOND, 30 * SECOND, 4 * MINUTE, 5 * MINUTE];
 /// Each wait is lengthened by up to this share, so that a failed burst does not come back as a burst.
-const JITTER_SHARE: f64 = 0.1;
+pub const JITTER_SHARE: f64 = 0.1;
 
 impl RetryPolicy {
     /// Decides what follows attempt number `attempt` (the first is 1). `jitter` is in `0.0..1.0`.

@@ -21,6 +21,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 pub use decision::{DeadLetterReason, Decision, Held, LastAttempt, Return, Settlement};
+pub use queue::outlook::{QueueOutlook, Waiting, Why};
 pub use state::Totals;
 
 use crate::filter::MatchSet;
@@ -493,6 +494,27 @@ impl Shard {
             }
         };
         self.queues.values().map(status).collect()
+    }
+
+    /// Whether something goes on by itself with the events before `end_of` each topic.
+    pub fn moves(&self, now: Timestamp, end_of: impl Fn(TopicNumber) -> Option<Offset>) -> bool {
+        self.queues.values().any(|queue| {
+            end_of(queue.topic).is_some_and(|end| queue.moves(end.0, self.tail(queue.topic), now))
+        })
+    }
+
+    /// What became of the events before `end_of` each topic, and what is left of them: in order of subscription,
+    /// those of topics that it knows an end of.
+    pub fn outlook(
+        &self,
+        now: Timestamp,
+        end_of: impl Fn(TopicNumber) -> Option<Offset>,
+    ) -> Vec<QueueOutlook> {
+        let outlook = |queue: &Queue| {
+            let end = end_of(queue.topic)?;
+            Some(queue.outlook(end.0, self.tail(queue.topic), now))
+        };
+        self.queues.values().filter_map(outlook).collect()
     }
 
     fn tail(&self, topic: TopicNumber) -> u64 {

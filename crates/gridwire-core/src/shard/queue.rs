@@ -6,6 +6,8 @@
 //! is due; what is given up waits there until its dead letter is written. Every recorded change goes through
 //! [`QueueState::apply`] and no other way.
 
+pub(super) mod outlook;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
@@ -461,12 +463,17 @@ impl Queue {
 
     /// When the queue must be looked at again if nothing else happens.
     pub(super) fn next_due(&self) -> Timestamp {
+        let receiver = self.receiver_deadlines.first().map(|&(deadline, _)| deadline);
+        self.events_due().min(receiver.unwrap_or(Timestamp::MAX))
+    }
+
+    /// The same for the events alone.
+    fn events_due(&self) -> Timestamp {
         let oldest_again = self.again.first().and_then(|offset| self.state.trouble.get(offset));
         let deadline = self.state.deadlines.first().filter(|_| !planted("lock-never-expires"));
         [
             deadline.map(|&(deadline, _)| deadline),
             self.state.due.first().map(|&(due, _)| due),
-            self.receiver_deadlines.first().map(|&(deadline, _)| deadline),
             oldest_again.map(|trouble| self.end_of(&trouble.held)),
             self.ready.front().filter(|_| self.may_condemn()).map(|position| self.end_at(position.time)),
             self.letters.next_due(),
