@@ -63,3 +63,12 @@ impl RequestIds {
         );
     }
 }
+
+/// The same for what the control plane does by itself.
+pub(crate) fn record_own(operation: &str, resource: &str, outcome: Result<&(), &ApiError>) {
+    let (status, code) = match outcome {
+        Ok(()) => (StatusCode::OK.as_u16(), ""),
+        Err(refusal) => (refusal.status(), refusal.code.as_str()),
+    };
+    tracing::info!(target: "audit", peer = "gridwire", operation, resource, status, code, "management");
+}

@@ -272,6 +272,7 @@ impl Shared {
             state.installed = false;
             Arc::clone(&state.compiled.table)
         };
+        self.changed.notify_one();
         self.delivery.install(table).await?;
         self.state_mut().installed = true;
         Ok(())

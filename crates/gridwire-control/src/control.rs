@@ -12,7 +12,7 @@ use gridwire_store::{ResourceError, ResourceStore};
 use http::header::{AUTHORIZATION, ETAG, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde_json::Value;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::address::{Address, Form, ROOT};
@@ -75,6 +75,8 @@ pub(crate) struct Shared {
     pub turn: Mutex<()>,
     /// Set when the memory may differ from the store.
     pub stale: AtomicBool,
+    /// Told after every change, for reconcilers.
+    pub changed: Notify,
     state: RwLock<State>,
     /// Monotonic time of the last refused login that was audited, in milliseconds.
     refused_at: AtomicU64,
@@ -159,6 +161,7 @@ impl Control {
             options,
             turn: Mutex::new(()),
             stale: AtomicBool::new(false),
+            changed: Notify::new(),
             state: RwLock::new(state),
             refused_at: AtomicU64::new(u64::MAX),
         };
@@ -208,6 +211,14 @@ impl Control {
             }
         }
         counts
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn changes(&self) -> &TaskTracker {
+        &self.changes
     }
 
     /// Waits for the changes under way; for a drain, once no new requests come.

@@ -21,6 +21,7 @@ mod change;
 mod compile;
 mod control;
 mod document;
+mod expiration;
 mod facts;
 mod format;
 mod iso_duration;
@@ -41,5 +42,6 @@ mod testing;
 mod tests;
 
 pub use control::{Control, ControlError, Counts, read_table};
+pub use expiration::Expiry;
 pub use options::{ControlOptions, DeadLetterPatience, ManagementToken, PublicAddresses};
 pub use sealer::{SealError, Sealer};
