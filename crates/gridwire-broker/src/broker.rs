@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use gridwire_core::lock_token::LockTokens;
 use gridwire_core::routing::{
-    BoxFuture, DeliveryPort, Handshake, HandshakeError, InstallError, RoutingTable,
+    BoxFuture, DeliveryPort, Handshake, HandshakeError, InstallError, RoutingTable, SubscriptionRoute,
 };
 use gridwire_core::time::Timestamp;
 use gridwire_http::{Peer, Request, Response};
@@ -35,6 +35,11 @@ pub struct BrokerOptions {
     pub push: PushOptions,
     /// `{topic}.{base_domain}` names a topic; without it only `{topic}.localhost` does.
     pub base_domain: Option<String>,
+    /// How much of the jitter there may be lengthens the waits before retries, in `0.0..=1.0`.
+    pub retry_jitter: f64,
+    /// The newest time that is recorded outside the log. What has passed since is downtime or a step of the wall
+    /// clock; what had passed before is known.
+    pub known_time: Timestamp,
     /// Off: dead letters are written by the task that waits for them, so that a simulation stays in one thread.
     pub threads: bool,
 }
@@ -102,6 +107,7 @@ impl Broker {
             missed: Missed::default(),
             deliveries: Deliveries::default(),
             metrics: Metrics::default(),
+            retry_jitter: options.retry_jitter,
             fatal: CancellationToken::new(),
         };
         Ok(Arc::new(Self {
@@ -216,6 +222,15 @@ impl Broker {
         self.table.load_full()
     }
 
+    /// The subscription with this number or resource id.
+    pub(crate) fn subscription(&self, wanted: &str) -> Option<Arc<SubscriptionRoute>> {
+        let wanted = wanted.trim_matches('/');
+        self.table().subscriptions().into_iter().find(|route| {
+            wanted.parse() == Ok(route.number.0)
+                || wanted.eq_ignore_ascii_case(route.resource_id.trim_matches('/'))
+        })
+    }
+
     pub(crate) fn shards(&self) -> Option<Arc<Shards>> {
         self.shards.get().cloned()
     }
@@ -254,7 +269,8 @@ impl Broker {
                     };
                     InstallError::Damaged { what }
                 })?;
-            recovered.distrust_gap(log.position().1, self.outside.clock.now());
+            let newest = log.position().1.max(self.options.known_time);
+            recovered.distrust_gap(newest, self.outside.clock.now());
             Shards::start(recovered, &self.outside, &self.tasks, &self.stop)
         };
         let is_first = self.shards.get().is_none();

@@ -40,7 +40,7 @@ async fn answer(broker: &Broker, request: Request) -> Result<Response, ApiError>
     let target = address::parse(&parts, broker.base_domain())?;
     let table = broker.table();
     match target {
-        Target::Inspect { subscription } => inspect::deliveries(broker, &table, &subscription, &parts).await,
+        Target::Inspect { subscription } => inspect::deliveries(broker, &subscription, &parts).await,
         Target::Topic(place) => {
             only_post(&parts)?;
             let topic = address::topic(&table, &place)?;

@@ -15,11 +15,13 @@ mod broker;
 mod data_plane;
 mod dead_letter;
 mod deliveries;
+mod dev;
 mod metrics;
 mod push;
 mod shards;
 
 pub use broker::{Broker, BrokerOptions, BrokerParts, StartError};
+pub use dev::{NoSubscription, Outlook, Remainder};
 pub use push::{PushOptions, judge};
 
 /// What endpoints' headers mean, for the fuzz targets.

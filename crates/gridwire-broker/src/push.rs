@@ -8,6 +8,7 @@
 //!   about to be connected to, so neither a name that resolves inwards nor a redirect gets past.
 //! * `client`: one HTTP/1.1 connection to one judged address; `tls` sets up its encryption, `request`
 //!   writes what is sent and `answer` reads what came back.
+//! * `faults`: in development mode, what attempts meet instead of their endpoint.
 //! * `dispatcher`: a queue and a bounded set of connections for each endpoint, so that a bad one delays
 //!   nobody else.
 //! * `handshake`: asks an endpoint for its consent before a subscription is kept.
@@ -19,6 +20,7 @@ pub(crate) mod answer;
 mod client;
 mod dispatcher;
 mod endpoint;
+mod faults;
 pub(crate) mod handshake;
 pub mod judge;
 mod request;
@@ -61,6 +63,8 @@ pub struct PushOptions {
     pub idle_timeout: Duration,
     /// How long attempts in flight may go on once we are told to stop.
     pub stop_grace: Duration,
+    /// Whether there are fault scripts: only in development mode.
+    pub faults: bool,
 }
 
 impl Default for PushOptions {
@@ -77,6 +81,7 @@ impl Default for PushOptions {
             extra_roots: Vec::new(),
             idle_timeout: Duration::from_secs(60),
             stop_grace: Duration::from_secs(10),
+            faults: false,
         }
     }
 }

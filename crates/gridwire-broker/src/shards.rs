@@ -9,18 +9,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use gridwire_core::ids::{Lsn, ShardId, StateSeq, SubscriptionNumber, TopicNumber};
+use gridwire_core::ids::{Lsn, Offset, ShardId, StateSeq, SubscriptionNumber, TopicNumber};
 use gridwire_core::limits;
 use gridwire_core::planted::planted;
 use gridwire_core::routing::{InstallError, RoutingTable, SubscriptionRoute};
-use gridwire_core::shard::{Decision, QueueStatus, Shard, SubscribeInput};
+use gridwire_core::shard::{Decision, QueueOutlook, QueueStatus, Shard, SubscribeInput};
 use gridwire_core::time::Timestamp;
 use gridwire_store::{Frame, Log, ReadError, Recovered};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub(crate) use driver::{Command, ReceiveReply, SettleReply};
+pub(crate) use driver::{Command, OutlookAsked, ReceiveReply, SettleReply};
 pub(crate) use work::{Missed, Outside};
 
 use driver::Driver;
@@ -274,6 +274,29 @@ impl Shards {
         all.sort_by_key(|status| status.subscription);
         Some(all)
     }
+}
+
+/// What is left of the events before these ends of topics, in order of subscription; `when_still` waits until
+/// nothing goes on by itself. `None` when a shard does not answer (any more).
+pub(crate) async fn outlook(
+    shards: &Shards,
+    ends: HashMap<TopicNumber, Offset>,
+    when_still: bool,
+) -> Option<Vec<QueueOutlook>> {
+    let ends = Arc::new(ends);
+    let mut answers = Vec::new();
+    for handle in &shards.handles {
+        let (reply, answer) = oneshot::channel();
+        let asked = OutlookAsked { ends: Arc::clone(&ends), when_still, reply };
+        handle.send(Command::Outlook(asked)).await.ok()?;
+        answers.push(answer);
+    }
+    let mut all = Vec::new();
+    for answer in answers {
+        all.extend(answer.await.ok()?);
+    }
+    all.sort_by_key(|outlook| outlook.subscription);
+    Some(all)
 }
 
 /// Shows durable frames to the shards of their topics, in log order, from `next` on.

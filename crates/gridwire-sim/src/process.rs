@@ -16,6 +16,7 @@ use gridwire_control::{
     Control, ControlOptions, DeadLetterPatience, ManagementToken, PublicAddresses, Sealer,
 };
 use gridwire_core::routing::DeliveryPort;
+use gridwire_core::time::Timestamp;
 use gridwire_http::{Body, Peer};
 use gridwire_outside::{Clock, Disk, Rng, SeededRng};
 use gridwire_store::Log;
@@ -230,7 +231,14 @@ async fn build(world: &Arc<World>, life: &Life) -> Result<Parts, String> {
         net: Arc::new(SimNet { world: Arc::clone(world), life: life.clone() }),
         data_dir: dir.to_owned(),
         token_secret: [7; 32],
-        options: BrokerOptions { shards: plan.shards, push, base_domain: None, threads: false },
+        options: BrokerOptions {
+            shards: plan.shards,
+            push,
+            base_domain: None,
+            retry_jitter: 1.0,
+            known_time: Timestamp::ZERO,
+            threads: false,
+        },
     })
     .map_err(|error| error.to_string())?;
     let (haste, letters) = (plan.haste, plan.letters);

@@ -13,17 +13,19 @@ use std::time::Duration;
 use anyhow::Context;
 use gridwire_broker::{Broker, BrokerOptions, BrokerParts, PushOptions};
 use gridwire_control::{Control, ControlOptions, ManagementToken, PublicAddresses, Sealer};
+use gridwire_core::retry::JITTER_SHARE;
 use gridwire_core::routing::DeliveryPort;
 use gridwire_core::time::Timestamp;
 use gridwire_http::{Server, ServerOptions, Service};
 use gridwire_outside::system::{SystemClock, SystemDisk, SystemNet, SystemRng};
-use gridwire_outside::{Clock, Disk, DiskFile, Listener, Net, Rng};
+use gridwire_outside::{Clock, Disk, DiskFile, Listener, Net, Rng, VirtualClock};
 use gridwire_store::embedded::{EmbeddedLog, EmbeddedOptions, RedbResources};
 use gridwire_store::{Log, ResourceStore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::data_dir::{Addresses, DataDir};
+use crate::dev::{ClockOnFile, Dev};
 use crate::service::{Admin, Front};
 use crate::settings::Settings;
 use crate::tls::{self, ServerCertificate, Source};
@@ -43,10 +45,30 @@ const CERTIFICATE_PERIODS: u32 = 12 * 60 * 60;
 /// The real outside.
 #[derive(Debug)]
 struct Outside {
+    /// Real time, for connections and certificates.
     clock: Arc<SystemClock>,
+    /// What broker time is told by.
+    broker_clock: Arc<dyn Clock>,
+    /// The same, in development mode.
+    virtual_clock: Option<Arc<VirtualClock>>,
     rng: Arc<SystemRng>,
     disk: Arc<SystemDisk>,
     net: Arc<SystemNet>,
+}
+
+impl Outside {
+    /// `ahead` is what the clock was advanced before; `None` outside development mode, where it cannot be.
+    fn new(disk: Arc<SystemDisk>, ahead: Option<Duration>) -> Self {
+        let clock = Arc::new(SystemClock::start());
+        let virtual_clock =
+            ahead.map(|ahead| Arc::new(VirtualClock::new(Arc::clone(&clock) as Arc<dyn Clock>, ahead)));
+        let broker_clock = match &virtual_clock {
+            Some(ahead) => Arc::clone(ahead) as Arc<dyn Clock>,
+            None => Arc::clone(&clock) as Arc<dyn Clock>,
+        };
+        let (rng, net) = (Arc::new(SystemRng::new()), Arc::new(SystemNet));
+        Self { clock, broker_clock, virtual_clock, rng, disk, net }
+    }
 }
 
 /// A server that is ready to serve, and does not yet.
@@ -63,7 +85,7 @@ pub(crate) struct App {
     control: Arc<Control>,
     token: String,
     started: Timestamp,
-    dev: bool,
+    dev: Option<Arc<Dev>>,
     grace_period: Duration,
 }
 
@@ -99,15 +121,19 @@ impl Listeners {
 impl App {
     /// Builds everything; when it returns, requests wait at the ports.
     pub(crate) async fn build(settings: &Settings) -> anyhow::Result<Self> {
-        let outside = Outside {
-            clock: Arc::new(SystemClock::start()),
-            rng: Arc::new(SystemRng::new()),
-            disk: Arc::new(SystemDisk),
-            net: Arc::new(SystemNet),
-        };
-        let started = outside.clock.now();
+        let disk = Arc::new(SystemDisk);
         let data_dir = DataDir::at(&settings.data_dir);
-        let lock = data_dir.take(&*outside.disk)?;
+        let lock = data_dir.take(&*disk)?;
+        let on_file = ClockOnFile::read(&data_dir)?;
+        let outside = Outside::new(disk, settings.dev.then_some(on_file.ahead));
+        let started = outside.clock.now();
+        if !settings.dev && !on_file.ahead.is_zero() {
+            tracing::warn!(
+                seconds = on_file.ahead.as_secs(),
+                "the clock of this data directory was advanced in development mode: broker time goes on from \
+                 the newest record, and follows the wall clock slowly"
+            );
+        }
         check_file_system(&*outside.disk, &data_dir, settings.require_durable_fs)?;
         let secrets = data_dir.secrets(&*outside.rng)?;
         let token = match &settings.management_token {
@@ -126,30 +152,35 @@ impl App {
         let log = open_log(&outside, &data_dir).await?;
         // Broker time never steps back, not even over a restart with the wall clock set back.
         let (_, newest) = log.position();
-        outside.clock.raise_to(newest);
+        outside.broker_clock.raise_to(newest.max(on_file.at));
         let resources = open_resources(&outside, &data_dir).await?;
         let broker = Broker::start(BrokerParts {
             log: Arc::clone(&log) as Arc<dyn Log>,
             disk: Arc::clone(&outside.disk) as Arc<dyn Disk>,
-            clock: Arc::clone(&outside.clock) as Arc<dyn Clock>,
+            clock: Arc::clone(&outside.broker_clock),
             rng: Arc::clone(&outside.rng) as Arc<dyn Rng>,
             net: Arc::clone(&outside.net) as Arc<dyn Net>,
             data_dir: settings.data_dir.clone(),
             token_secret: secrets.token,
-            options: broker_options(settings, own),
+            options: broker_options(settings, own, on_file.at),
         })?;
         let control = Control::open(
             Arc::clone(&resources),
             Sealer::new(secrets.master),
             Arc::clone(&broker) as Arc<dyn DeliveryPort>,
-            Arc::clone(&outside.clock) as Arc<dyn Clock>,
+            Arc::clone(&outside.broker_clock),
             Arc::clone(&outside.rng) as Arc<dyn Rng>,
             control_options(settings, own, &token),
         )
         .await
         .context("failed to read the resources")?;
+        // Before anything is delivered: what has expired is not woken up once more.
+        control.expire().await;
         control.install().await.context("failed to put the resources in use")?;
-        let (dev, grace_period) = (settings.dev, settings.grace_period);
+        let dev = outside.virtual_clock.clone().map(|clock| {
+            Arc::new(Dev::new(clock, data_dir.clone(), Arc::clone(&broker), Arc::clone(&control)))
+        });
+        let grace_period = settings.grace_period;
         Ok(Self {
             outside,
             data_dir,
@@ -178,12 +209,13 @@ impl App {
             Arc::clone(&self.broker),
             Arc::clone(&self.control),
             token,
+            self.dev.clone(),
             &*self.outside.rng,
         ));
         let admin_service: Arc<dyn Service> = Arc::new(Admin {
             broker: Arc::clone(&self.broker),
             control: Arc::clone(&self.control),
-            dev: self.dev,
+            dev: self.dev.clone(),
             started: self.started,
             stop: stop.clone(),
         });
@@ -204,6 +236,7 @@ impl App {
         // The admin listener answers to the end, so that the drain can be watched.
         upkeep.spawn(server(private, None, &admin_service).serve(end.clone()));
         upkeep.spawn(keep_up(Arc::clone(&self.outside.clock), Arc::clone(&self.certificate), end.clone()));
+        upkeep.spawn(Arc::clone(&self.control).keep_expiring(stop.clone()));
         requests.close();
         upkeep.close();
         Ok(Running {
@@ -217,6 +250,7 @@ impl App {
             resources: self.resources,
             broker: self.broker,
             control: self.control,
+            dev: self.dev,
             grace_period: self.grace_period,
             requests,
             upkeep,
@@ -240,6 +274,8 @@ pub(crate) struct Running {
     resources: Arc<dyn ResourceStore>,
     broker: Arc<Broker>,
     control: Arc<Control>,
+    /// Only in development mode.
+    pub(crate) dev: Option<Arc<Dev>>,
     grace_period: Duration,
     requests: TaskTracker,
     upkeep: TaskTracker,
@@ -325,7 +361,7 @@ fn certificate_source(settings: &Settings, data_dir: &DataDir) -> Source {
 
 async fn open_log(outside: &Outside, data_dir: &DataDir) -> anyhow::Result<Arc<EmbeddedLog>> {
     let disk: Arc<dyn Disk> = Arc::clone(&outside.disk) as _;
-    let clock: Arc<dyn Clock> = Arc::clone(&outside.clock) as _;
+    let clock = Arc::clone(&outside.broker_clock);
     let rng = Arc::clone(&outside.rng);
     let dir = data_dir.root().to_owned();
     let opened = tokio::task::spawn_blocking(move || {
@@ -349,7 +385,7 @@ async fn open_resources(outside: &Outside, data_dir: &DataDir) -> anyhow::Result
     Ok(resources)
 }
 
-fn broker_options(settings: &Settings, own: [SocketAddr; 3]) -> BrokerOptions {
+fn broker_options(settings: &Settings, own: [SocketAddr; 3], known_time: Timestamp) -> BrokerOptions {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     BrokerOptions {
         shards: if settings.shards == 0 { cores } else { settings.shards },
@@ -358,9 +394,12 @@ fn broker_options(settings: &Settings, own: [SocketAddr; 3]) -> BrokerOptions {
             allow_loopback: settings.dev || settings.allow_loopback,
             allow_networks: settings.allow_networks.iter().filter_map(|text| text.parse().ok()).collect(),
             own_addresses: own.to_vec(),
+            faults: settings.dev,
             ..PushOptions::default()
         },
         base_domain: settings.base_domain.clone(),
+        retry_jitter: settings.retry_jitter / (100.0 * JITTER_SHARE),
+        known_time,
         threads: true,
     }
 }

@@ -329,6 +329,17 @@ impl Management {
         self.call(Method::GET, path, None, ANSWER_TIMEOUT).await
     }
 
+    /// Any other call outside the resource model, for one that may take long.
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        patience: Duration,
+    ) -> Result<Value, ManagementError> {
+        self.call(method, path, body, patience).await
+    }
+
     async fn call(
         &self,
         method: Method,

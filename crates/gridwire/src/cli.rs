@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
-use crate::command::{doctor, publish, pull, resources, store, tail};
+use crate::command::{dev, doctor, publish, pull, resources, store, tail};
 use crate::demo;
 use crate::output::Format;
 use crate::target::TargetArgs;
@@ -83,6 +83,9 @@ pub(crate) enum Command {
     /// Watch the deliveries of a subscription as they happen
     #[command(after_help = tail::HELP)]
     Tail(tail::TailArgs),
+    /// Test handlers on a `serve --dev`: advance its clock, script failures, wait for deliveries
+    #[command(subcommand, after_help = dev::HELP)]
+    Dev(dev::DevCommand),
     /// Check that a server can run here, or that the running one is well
     Doctor(doctor::DoctorArgs),
     /// Check, repair and measure a data directory that no server uses
@@ -115,7 +118,7 @@ Every option can be a line in a TOML file or a variable too: `gridwire config sc
 /// Options of `serve`. Their values are checked with the rest of the configuration, not here.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct ServeArgs {
-    /// Development mode: webhooks may be plain http and on this machine
+    /// Development mode: webhooks may be plain http and on this machine, and `gridwire dev` moves the clock
     #[arg(long)]
     pub(crate) dev: bool,
     #[arg(long, value_name = "FILE", help = "TOML file with the configuration [env: GRIDWIRE_CONFIG]")]
@@ -265,6 +268,13 @@ mod tests {
             "gridwire store check --data-dir x --output json",
             "gridwire store repair",
             "gridwire store usage",
+            "gridwire dev clock show",
+            "gridwire dev clock advance 1h30m",
+            "gridwire dev clock advance PT24H --jump",
+            "gridwire dev faults set orders/billing 503*3 timeout slow:2s duplicate",
+            "gridwire dev faults show orders/billing",
+            "gridwire dev faults clear orders/billing",
+            "gridwire dev drain --timeout 10s",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }

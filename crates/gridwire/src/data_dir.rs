@@ -78,6 +78,11 @@ impl DataDir {
         self.tls_dir().join("ca.pem")
     }
 
+    /// How far the virtual clock is ahead; only there after an advance.
+    pub(crate) fn dev_clock_file(&self) -> PathBuf {
+        self.root.join("dev-clock.json")
+    }
+
     /// Topics, subscriptions and namespaces.
     pub(crate) fn resources_file(&self) -> PathBuf {
         self.root.join("meta.redb")

@@ -160,11 +160,11 @@ fn say_where(running: &Running, settings: &Settings, took: Duration, output: Out
     } else {
         say("  token   from GRIDWIRE_MANAGEMENT_TOKEN, for management: Authorization: Bearer ...".to_owned())?;
     }
-    if settings.dev {
+    if let Some(dev) = &running.dev {
         say(String::new())?;
         say(format!(
             "  {}  webhooks may be plain http and on this machine. Not for production.",
-            output.yellow("development mode")
+            output.yellow(format_args!("development mode{}", dev.remark()))
         ))?;
     }
     let gridwire = program();

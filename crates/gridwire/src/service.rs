@@ -18,6 +18,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio_util::sync::CancellationToken;
 
+use crate::dev::{self, Dev};
 use crate::process;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
@@ -40,6 +41,8 @@ pub(crate) struct Front {
     broker: Arc<Broker>,
     control: Arc<Control>,
     token: ManagementToken,
+    /// Only in development mode.
+    dev: Option<Arc<Dev>>,
     ids: RequestIds,
 }
 
@@ -88,9 +91,10 @@ impl Front {
         broker: Arc<Broker>,
         control: Arc<Control>,
         token: ManagementToken,
+        dev: Option<Arc<Dev>>,
         rng: &dyn Rng,
     ) -> Self {
-        Self { broker, control, token, ids: RequestIds::new(rng) }
+        Self { broker, control, token, dev, ids: RequestIds::new(rng) }
     }
 
     async fn answer(&self, request: Request, peer: Peer) -> Response {
@@ -104,6 +108,12 @@ impl Front {
         if is_inspection(path) && !bearer(request.headers()).is_some_and(|token| self.token.matches(token)) {
             let message = "The management token is missing or wrong.";
             return gridwire_http::error(&ApiError::new(ErrorCode::Unauthorized, message));
+        }
+        if let Some(dev) = &self.dev
+            && let Some(rest) = path.strip_prefix(dev::ROOT)
+        {
+            let rest = rest.to_owned();
+            return dev.handle(&rest, request).await;
         }
         self.broker.handle(request, peer).await
     }
@@ -182,7 +192,7 @@ impl Page {
 pub(crate) struct Admin {
     pub(crate) broker: Arc<Broker>,
     pub(crate) control: Arc<Control>,
-    pub(crate) dev: bool,
+    pub(crate) dev: Option<Arc<Dev>>,
     pub(crate) started: Timestamp,
     pub(crate) stop: CancellationToken,
 }
@@ -213,7 +223,10 @@ impl Admin {
             Some(Page::Health) => gridwire_http::text(StatusCode::OK, "ok\n"),
             Some(Page::Readiness) => match self.readiness() {
                 Ok(()) => {
-                    let mut text = if self.dev { "ready (development mode)\n" } else { "ready\n" }.to_owned();
+                    let mut text = match &self.dev {
+                        None => "ready\n".to_owned(),
+                        Some(dev) => format!("ready (development mode{})\n", dev.remark()),
+                    };
                     for remark in self.broker.remarks() {
                         text.push_str(&remark);
                         text.push('\n');

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use gridwire_control::DeadLetterPatience;
+use gridwire_core::retry::JITTER_SHARE;
 use serde_json::json;
 use toml::de::{DeTable, DeValue};
 
@@ -59,7 +60,8 @@ pub(crate) const KEYS: &[Key] = &[
         Some("--dev"),
         "false",
         SWITCH,
-        "Development mode: webhooks may be plain http and on this machine. Never in production.",
+        "Development mode: webhooks may be plain http and on this machine, and `gridwire dev` can move the clock and \
+         script failures. Never in production.",
     ),
     key(
         "require_durable_fs",
@@ -159,6 +161,13 @@ pub(crate) const KEYS: &[Key] = &[
         DURATION,
         "The same for topics of namespaces.",
     ),
+    key(
+        "delivery.retry_jitter",
+        None,
+        "10%",
+        "a percentage from 0% to 10%",
+        "How much longer than documented a wait before a retry may be, by chance, so that bursts spread out.",
+    ),
     key("log.format", Some("--log-format"), "plain", "plain or json", "How log lines are written."),
     key(
         "log.filter",
@@ -209,6 +218,8 @@ pub(crate) struct Settings {
     /// Each is an address, or one with a prefix length.
     pub(crate) allow_networks: Vec<String>,
     pub(crate) dead_letter_patience: DeadLetterPatience,
+    /// In percent.
+    pub(crate) retry_jitter: f64,
     pub(crate) public_http: Option<Base>,
     pub(crate) public_https: Option<Base>,
     pub(crate) log_format: LogFormat,
@@ -423,6 +434,10 @@ impl Layers {
                 custom: self.value("delivery.dead_letter_patience_custom", week),
                 namespace: self.value("delivery.dead_letter_patience_namespace", week),
             },
+            retry_jitter: self.value("delivery.retry_jitter", |text| {
+                let percent: f64 = text.strip_suffix('%')?.parse().ok()?;
+                (0.0..=100.0 * JITTER_SHARE).contains(&percent).then_some(percent)
+            }),
             public_http: self.value("public.http", |text| public(text, false)),
             public_https: self.value("public.https", |text| public(text, true)),
             log_format: self.value("log.format", |text| match text {

@@ -3,7 +3,6 @@
 use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::event::Event;
 use gridwire_core::ids::Offset;
-use gridwire_core::routing::RoutingTable;
 use gridwire_http::Response;
 use http::StatusCode;
 use http::request::Parts;
@@ -17,7 +16,6 @@ const DELIVERIES_MAX: usize = 1_000;
 /// `GET /gridwire/v1/subscriptions/{number or resource id}/deliveries?after=N`, with the management token.
 pub(super) async fn deliveries(
     broker: &Broker,
-    table: &RoutingTable,
     subscription: &str,
     parts: &Parts,
 ) -> Result<Response, ApiError> {
@@ -26,14 +24,8 @@ pub(super) async fn deliveries(
             ApiError::new(ErrorCode::MethodNotAllowed, "Only GET is supported here.").with_allow("GET")
         );
     }
-    let wanted = subscription.trim_matches('/');
-    let route = table
-        .subscriptions()
-        .into_iter()
-        .find(|route| {
-            wanted.parse() == Ok(route.number.0)
-                || wanted.eq_ignore_ascii_case(route.resource_id.trim_matches('/'))
-        })
+    let route = broker
+        .subscription(subscription)
         .ok_or_else(|| ApiError::new(ErrorCode::NotFound, "The event subscription was not found."))?;
     let after = match address::query(parts, "after").as_slice() {
         [] => 0,

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gridwire_core::event::DeliverySchema;
+use gridwire_core::fault_script::FaultScript;
 use gridwire_core::ids::{Offset, SubscriptionNumber};
 use gridwire_core::retry::Outcome;
 use gridwire_core::routing::{Handshake, HandshakeError, SubscriptionRoute};
@@ -28,6 +29,7 @@ use self::pool::{Delivery, Pool, Shared};
 use super::PushOptions;
 use super::client::Client;
 use super::endpoint::{Endpoint, EndpointKey};
+use super::faults::{Faults, Met, REORDER_PATIENCE};
 use super::handshake::{Handshakes, origin_header};
 
 /// Subscriptions that are remembered before the first look for removed ones.
@@ -81,6 +83,8 @@ pub(crate) struct Dispatcher {
     shared: Arc<Shared>,
     handshakes: Handshakes,
     routes: Mutex<Routes>,
+    /// Only in development mode.
+    faults: Option<Faults>,
 }
 
 #[derive(Debug)]
@@ -131,8 +135,9 @@ impl Dispatcher {
         );
         let routes =
             Routes { by_subscription: HashMap::new(), pools: HashMap::new(), prune_at: PRUNE_AT_LEAST };
+        let faults = options.faults.then(Faults::default);
         let shared = Arc::new(Shared { client, clock, options, origin, tasks, stop });
-        Arc::new(Self { shared, handshakes, routes: Mutex::new(routes) })
+        Arc::new(Self { shared, handshakes, routes: Mutex::new(routes), faults })
     }
 
     /// Sends `attempt` as soon as its endpoint has a connection free, and reports to `done`. Never blocks.
@@ -147,19 +152,55 @@ impl Dispatcher {
         }
         let key = attempt.key;
         let Some(route) = self.route(&attempt.subscription) else {
-            self.report_at_once(key, Outcome::Forbidden, done);
+            let outcome = Outcome::Forbidden;
+            self.shared
+                .report_at_once(Finished { key, outcome, status: None, latency: Duration::ZERO }, done);
             return;
         };
-        let pool = Arc::clone(&route.pool);
-        if pool.offer(Delivery { attempt, route, done: done.clone() }).is_err() {
-            tracing::warn!(endpoint = %pool.key(), "more attempts are outstanding than was agreed");
-            self.report_at_once(key, Outcome::Unreachable, done);
+        let Met { fault, overtakes, held } = match &self.faults {
+            Some(faults) => faults.next(key.subscription),
+            None => Met::default(),
+        };
+        if let Some((outcome, status)) = Met::instead(fault) {
+            self.shared.report_at_once(Finished { key, outcome, status, latency: Duration::ZERO }, done);
+            return;
         }
+        let delivery = Delivery { attempt, route, done: done.clone(), fault, overtakes };
+        let Some(held) = held else { return self.shared.offer(delivery) };
+        let shared = Arc::clone(&self.shared);
+        // Bounded by what the caller has outstanding.
+        self.shared.tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                () = shared.stop.cancelled() => return,
+                // An error, because nobody says a word: the other attempt has let go of its end.
+                _ = held => {}
+                () = shared.clock.sleep(REORDER_PATIENCE) => {}
+            }
+            shared.offer(delivery);
+        });
+    }
+
+    /// What the subscription's next attempts shall meet, in place of what was said before. `false` when there are
+    /// no faults here.
+    pub(crate) fn set_faults(&self, subscription: SubscriptionNumber, script: FaultScript) -> bool {
+        self.faults.as_ref().is_some_and(|faults| {
+            faults.set(subscription, script);
+            true
+        })
+    }
+
+    /// What is left of the subscription's script.
+    pub(crate) fn faults(&self, subscription: SubscriptionNumber) -> FaultScript {
+        self.faults.as_ref().map(|faults| faults.left(subscription)).unwrap_or_default()
     }
 
     /// Drops what still waits for a connection on behalf of a subscription that was removed. What is being sent
     /// goes on.
     pub(crate) fn forget(&self, subscription: SubscriptionNumber) {
+        if let Some(faults) = &self.faults {
+            faults.set(subscription, FaultScript::default());
+        }
         let known = {
             let mut routes = self.routes.lock().expect("no panic while the routes are held");
             routes.by_subscription.remove(&subscription)
@@ -233,13 +274,24 @@ impl Dispatcher {
         let signs_origin = webhook.schema == DeliverySchema::CloudEvent;
         Some(Route { pool, target: endpoint.path_and_query, signs_origin })
     }
+}
 
-    fn report_at_once(&self, key: AttemptKey, outcome: Outcome, done: &mpsc::Sender<Finished>) {
-        let finished = Finished { key, outcome, status: None, latency: Duration::ZERO };
+impl Shared {
+    fn offer(&self, delivery: Delivery) {
+        let (key, done) = (delivery.attempt.key, delivery.done.clone());
+        let pool = Arc::clone(&delivery.route.pool);
+        if pool.offer(delivery).is_err() {
+            tracing::warn!(endpoint = %pool.key(), "more attempts are outstanding than was agreed");
+            let outcome = Outcome::Unreachable;
+            self.report_at_once(Finished { key, outcome, status: None, latency: Duration::ZERO }, &done);
+        }
+    }
+
+    fn report_at_once(&self, finished: Finished, done: &mpsc::Sender<Finished>) {
         if let Err(mpsc::error::TrySendError::Full(finished)) = done.try_send(finished) {
             let done = done.clone();
             // Bounded by what the caller has outstanding.
-            self.shared.tasks.spawn(async move {
+            self.tasks.spawn(async move {
                 // Nobody waits for it any more: then nobody needs it.
                 let _ = done.send(finished).await;
             });

@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use gridwire_core::ids::{Offset, ShardId, StateSeq, SubscriptionNumber};
+use gridwire_core::ids::{Offset, ShardId, StateSeq, SubscriptionNumber, TopicNumber};
 use gridwire_core::lock_token::LockToken;
 use gridwire_core::planted::planted;
 use gridwire_core::routing::SubscriptionRoute;
 use gridwire_core::shard::{
-    Answer, Decision, Effect, Input, LeasedEvent, Output, QueueStatus, ReplyId, SettleVerb, Settlement,
-    Shard, SubscribeInput, TokenError,
+    Answer, Decision, Effect, Input, LeasedEvent, Output, QueueOutlook, QueueStatus, ReplyId, SettleVerb,
+    Settlement, Shard, SubscribeInput, TokenError,
 };
 use gridwire_core::time::Timestamp;
 use gridwire_store::{AppendError, Frame, SnapshotPart};
@@ -95,6 +95,15 @@ pub(crate) enum Command {
     Snapshot {
         reply: oneshot::Sender<Vec<SnapshotPart>>,
     },
+    Outlook(OutlookAsked),
+}
+
+/// A question for what is left of the events before these ends of topics.
+pub(crate) struct OutlookAsked {
+    pub(crate) ends: Arc<HashMap<TopicNumber, Offset>>,
+    /// Answered only once nothing goes on by itself.
+    pub(crate) when_still: bool,
+    pub(crate) reply: oneshot::Sender<Vec<QueueOutlook>>,
 }
 
 /// Who waits for an answer.
@@ -124,6 +133,8 @@ pub(super) struct Driver {
     acknowledgements: Vec<oneshot::Sender<()>>,
     /// Given their entries once the group is recorded.
     snapshots: Vec<oneshot::Sender<Vec<SnapshotPart>>>,
+    /// Answered when their time has come, after a group is recorded. Their askers are few, and wait.
+    outlooks: Vec<OutlookAsked>,
     out: Output,
 }
 
@@ -153,6 +164,7 @@ impl Driver {
             waiters: BTreeMap::new(),
             acknowledgements: Vec::new(),
             snapshots: Vec::new(),
+            outlooks: Vec::new(),
             out: Output::default(),
         }
     }
@@ -187,6 +199,7 @@ impl Driver {
                     break;
                 }
             }
+            self.answer_outlooks();
         }
     }
 
@@ -255,7 +268,8 @@ impl Driver {
         let key = finished.key;
         self.outside.note_attempt(finished);
         // 53 random bits make a fraction in 0.0..1.0.
-        let jitter = (self.outside.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        let chance = (self.outside.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        let jitter = chance * self.outside.retry_jitter;
         self.input(Input::Attempted {
             subscription: key.subscription,
             offset: key.offset,
@@ -303,6 +317,27 @@ impl Driver {
                 let _ = reply.send(self.shard.status());
             }
             Command::Snapshot { reply } => self.snapshots.push(reply),
+            Command::Outlook(asked) => self.outlooks.push(asked),
+        }
+    }
+
+    /// Answers whoever asked what is left and need not wait for it any longer.
+    fn answer_outlooks(&mut self) {
+        if self.outlooks.is_empty() {
+            return;
+        }
+        let now = self.outside.clock.now();
+        for asked in std::mem::take(&mut self.outlooks) {
+            let end_of = |topic| asked.ends.get(&topic).copied();
+            if asked.reply.is_closed() {
+                continue;
+            }
+            if asked.when_still && self.shard.moves(now, end_of) {
+                self.outlooks.push(asked);
+                continue;
+            }
+            // Nobody waiting any more is fine.
+            let _ = asked.reply.send(self.shard.outlook(now, end_of));
         }
     }
 

@@ -45,6 +45,8 @@ pub(crate) struct Outside {
     pub(crate) missed: Missed,
     pub(crate) deliveries: Deliveries,
     pub(crate) metrics: Metrics,
+    /// How much of the jitter there may be is used, in `0.0..=1.0`.
+    pub(crate) retry_jitter: f64,
     /// Cancelled when the broker cannot keep its promises any more: the process must end.
     pub(crate) fatal: CancellationToken,
 }

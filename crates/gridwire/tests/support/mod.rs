@@ -5,6 +5,7 @@
 
 pub(crate) mod arm;
 pub(crate) mod client;
+pub(crate) mod dev;
 pub(crate) mod events;
 pub(crate) mod load;
 pub(crate) mod metrics;

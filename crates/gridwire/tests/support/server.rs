@@ -27,6 +27,8 @@ pub(crate) struct Launch {
     /// Program and arguments in front of ours. It must end up as our program, so that the child's status is ours.
     pub(crate) before: Vec<OsString>,
     pub(crate) environment: Vec<(&'static str, OsString)>,
+    /// Not in development mode.
+    pub(crate) without_dev: bool,
     /// Where the data directory is for the server, and where it is for the test: differs in another mount
     /// namespace.
     pub(crate) data_dir: Option<(PathBuf, PathBuf)>,
@@ -120,7 +122,11 @@ impl Server {
         let mut words = self.launch.before.clone();
         words.push(env!("CARGO_BIN_EXE_gridwire").into());
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).arg("serve").arg("--dev").arg("--data-dir");
+        command.args(&words[1..]).arg("serve");
+        if !self.launch.without_dev {
+            command.arg("--dev");
+        }
+        command.arg("--data-dir");
         match &self.launch.data_dir {
             Some((seen_by_it, _)) => command.arg(seen_by_it),
             None => command.arg(self.data_dir()),

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use gridwire_core::fault_script::Fault;
 use gridwire_core::ids::SubscriptionNumber;
 use gridwire_core::retry::Outcome;
 use gridwire_outside::Clock;
@@ -47,6 +48,10 @@ pub(super) struct Delivery {
     pub attempt: Attempt,
     pub route: Arc<Route>,
     pub done: mpsc::Sender<Finished>,
+    /// What it meets on its way; always [`Fault::Pass`] outside development mode.
+    pub fault: Fault,
+    /// Attempts that are held back until this one has ended; let go by being dropped.
+    pub overtakes: Vec<oneshot::Sender<()>>,
 }
 
 /// One endpoint.
@@ -229,14 +234,14 @@ impl Worker {
     /// Does one attempt and reports it; then readies the connection for the next.
     async fn deliver(&mut self, delivery: Delivery) {
         let shared = Arc::clone(&self.pool.shared);
-        let Delivery { attempt, route, done } = delivery;
+        let Delivery { attempt, route, done, fault, overtakes } = delivery;
         let key = attempt.key;
         let name = Arc::clone(&attempt.subscription);
         let guard = ReportPanic { key, done: &done };
         let started = shared.clock.monotonic();
         let mut deadline = shared.client.deadline();
         let request = self.request(attempt, &route);
-        let answered = self.exchange(request, &mut deadline).await;
+        let answered = self.exchange_despite(fault, request, &mut deadline).await;
         let latency = shared.clock.monotonic().saturating_sub(started);
         let (outcome, status, rest) = match answered {
             Ok((connection, response)) => {
@@ -251,6 +256,7 @@ impl Worker {
         // An error means that the shard is gone, and with it everybody who wants to know.
         let _ = done.send(Finished { key, outcome, status, latency }).await;
         drop(guard);
+        drop(overtakes);
         if let Some((connection, body)) = rest {
             self.connection = shared.client.finish(connection, body).await;
         }
@@ -265,6 +271,30 @@ impl Worker {
             request::sign_origin(request.headers_mut(), &self.pool.shared.origin);
         }
         request
+    }
+
+    /// Does the exchange, and what a fault script wants done with it.
+    async fn exchange_despite(
+        &mut self,
+        fault: Fault,
+        request: Outgoing,
+        deadline: &mut Deadline<'_>,
+    ) -> Result<(Connection, Response<Incoming>), Outcome> {
+        match fault {
+            Fault::Slow { delay } => {
+                let shared = Arc::clone(&self.pool.shared);
+                deadline.race(shared.clock.sleep(delay)).await.ok_or(Outcome::TimedOut)?;
+            }
+            Fault::Duplicate => {
+                let first = self.exchange(request.clone(), deadline).await;
+                if let Ok((connection, response)) = first {
+                    self.connection = self.pool.shared.client.finish(connection, response.into_body()).await;
+                }
+            }
+            // The others are dealt with before an attempt comes here.
+            Fault::Pass | Fault::Status { .. } | Fault::Timeout | Fault::Reset | Fault::Reorder => {}
+        }
+        self.exchange(request, deadline).await
     }
 
     /// Sends on our connection, or on a new one.

@@ -1,0 +1,10 @@
+//! Development mode, and by its clock the schedules of delivery: a day of retries in seconds.
+
+mod support;
+
+#[path = "dev/clock.rs"]
+mod clock;
+#[path = "dev/faults.rs"]
+mod faults;
+#[path = "dev/ladders.rs"]
+mod ladders;
