@@ -44,6 +44,16 @@ impl Letters {
         next.map(|(&(due, _), _)| due)
     }
 
+    /// Those that wait: when each is tried, and its event.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = (Timestamp, u64)> + '_ {
+        self.waiting.keys().copied()
+    }
+
+    /// The first event whose letter is being written.
+    pub(super) fn first_in_flight(&self) -> Option<u64> {
+        self.in_flight.keys().next().copied()
+    }
+
     /// All that wait or are being written.
     pub(super) fn len(&self) -> usize {
         self.waiting.len() + self.in_flight.len()

@@ -86,7 +86,7 @@ impl Queue {
         tail < end
             || self.next_due() <= now
             || before(self.in_flight.keys().next().copied())
-            || before(self.letters_in_flight.keys().next().copied())
+            || before(self.letters.first_in_flight())
             || matches!(self.cursor, Cursor::Behind(from) if from < end && (self.scanning || starts_new))
             || pushes && before(self.again.first().copied())
             || starts_new && before(self.ready.front().map(|position| position.offset.0))
@@ -96,14 +96,13 @@ impl Queue {
     fn soonest(&self, end: u64) -> Vec<Waiting> {
         let mut all: Vec<Waiting> =
             self.state.trouble.range(..end).filter_map(|(_, trouble)| self.troubled(trouble)).collect();
-        all.extend(self.letters.iter().filter(|((_, offset), _)| *offset < end).filter_map(
-            |(&(until, offset), _)| {
-                let trouble = self.state.trouble.get(&offset)?;
-                let (_, reason) = trouble.condemned?;
-                let attempts = trouble.held.attempts;
-                Some(Waiting { offset: Offset(offset), attempts, until, why: Why::DeadLetter { reason } })
-            },
-        ));
+        let letters = self.letters.waiting().filter(|&(_, offset)| offset < end);
+        all.extend(letters.filter_map(|(until, offset)| {
+            let trouble = self.state.trouble.get(&offset)?;
+            let (_, reason) = trouble.condemned?;
+            let attempts = trouble.held.attempts;
+            Some(Waiting { offset: Offset(offset), attempts, until, why: Why::DeadLetter { reason } })
+        }));
         all.extend(self.state.leases.range(..end).map(|(&offset, lease)| Waiting {
             offset: Offset(offset),
             attempts: lease.held.attempts,
@@ -122,7 +121,7 @@ impl Queue {
             return None;
         }
         let why = match self.policy.mode {
-            DeliveryMode::Push { .. } => Why::Retry { status: trouble.status },
+            DeliveryMode::Push { .. } => Why::Retry { status: trouble.last.status },
             DeliveryMode::Pull { .. } => Why::Released,
         };
         Some(Waiting { offset, attempts: trouble.held.attempts, until: trouble.due, why })
@@ -136,6 +135,7 @@ mod tests {
     use super::super::{QueueState, SubscribeInput};
     use super::*;
     use crate::ids::Slot;
+    use crate::patience::DeadLetterPolicy;
     use crate::retry::{Outcome, RetryPolicy, Tier};
     use crate::routing::QueuePolicy;
     use crate::shard::queue::FinishedAttempt;
@@ -158,7 +158,7 @@ mod tests {
                 mode,
                 attempts_max: 30,
                 time_to_live: Duration::from_secs(86_400),
-                dead_letter: true,
+                dead_letter: Some(DeadLetterPolicy::documented(Tier::Basic)),
             };
             let input = SubscribeInput {
                 number: SubscriptionNumber(1),
