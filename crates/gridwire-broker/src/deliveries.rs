@@ -10,7 +10,7 @@ use gridwire_core::time::Timestamp;
 /// Deliveries remembered over all subscriptions; about 1 MiB at most.
 const REMEMBERED_MAX: usize = 8_192;
 
-/// One finished delivery attempt, or one event handed to a receiver.
+/// One finished delivery attempt, one event handed to a receiver or settled by it, or one that ended undelivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Delivery {
     /// Ascending; a watcher asks for what comes after the last it saw.

@@ -139,3 +139,29 @@ fn applying_a_file_refuses_what_nobody_understands_and_sees_changed_secrets() {
     apply(&grid("includedEventTypes", "v2"), &[]).fine().says("changed    subscription orders/hook");
     apply(&grid("includedEventTypes", "v2"), &[]).fine().says("unchanged  subscription orders/hook");
 }
+
+#[test]
+fn tail_shows_what_becomes_of_received_events() {
+    let server = Server::start();
+    let dir = server.data_dir();
+    gridwire(&dir, "namespace create shop").fine();
+    gridwire(&dir, "topic create shop/jobs").fine();
+    gridwire(&dir, "subscription create shop/jobs/workers").fine();
+    gridwire(&dir, "publish shop/jobs {} --count 3").fine().says("published 3 events");
+    let received = gridwire(&dir, "receive shop/jobs/workers --max 3 --output json").fine().json();
+    let token = |index: usize| {
+        received["value"][index]["brokerProperties"]["lockToken"].as_str().expect("a token").to_owned()
+    };
+    gridwire(&dir, &format!("acknowledge shop/jobs/workers {}", token(0))).fine();
+    gridwire(&dir, &format!("release shop/jobs/workers {}", token(1))).fine();
+    gridwire(&dir, &format!("reject shop/jobs/workers {}", token(2))).fine();
+    // Without a dead-letter destination a rejected event is dropped.
+    let shown = gridwire(&dir, "tail shop/jobs/workers --from-start --max 7 --output json").fine();
+    let outcomes: Vec<String> = shown
+        .out
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON")["outcome"].to_string())
+        .collect();
+    let expected = ["Received", "Received", "Received", "Acknowledged", "Released", "Dropped", "Rejected"];
+    assert_eq!(outcomes, expected.map(|outcome| format!("\"{outcome}\"")));
+}

@@ -380,7 +380,35 @@ async fn settle_for(
     }
     out.extend_from_slice(b"]}");
     counters.settled(operation, succeeded);
+    let settled = opened.iter().zip(&results).filter(|(_, result)| result.is_ok());
+    remember(broker, route.number, verb, settled.filter_map(|(token, _)| *token));
     Ok(gridwire_http::json(StatusCode::OK, out))
+}
+
+/// For whoever watches: what became of events that were received.
+fn remember(
+    broker: &Broker,
+    subscription: SubscriptionNumber,
+    verb: SettleVerb,
+    tokens: impl Iterator<Item = LockToken>,
+) {
+    let outcome = match verb {
+        SettleVerb::Acknowledge => "Acknowledged",
+        SettleVerb::Release { .. } => "Released",
+        SettleVerb::Reject => "Rejected",
+        SettleVerb::RenewLock => "Renewed",
+    };
+    let time = broker.now();
+    broker.outside().deliveries.extend(tokens.map(|token| Delivery {
+        seq: 0,
+        subscription,
+        time,
+        offset: token.offset,
+        attempt: token.delivery,
+        outcome,
+        status: None,
+        latency: Duration::ZERO,
+    }));
 }
 
 /// Code and message.

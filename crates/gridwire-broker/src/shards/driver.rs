@@ -13,8 +13,8 @@ use gridwire_core::lock_token::LockToken;
 use gridwire_core::planted::planted;
 use gridwire_core::routing::SubscriptionRoute;
 use gridwire_core::shard::{
-    Answer, Decision, Effect, Input, LeasedEvent, Output, QueueOutlook, QueueStatus, ReplyId, SettleVerb,
-    Settlement, Shard, SubscribeInput, TokenError,
+    Answer, DeadLetterReason, Decision, Effect, Input, LeasedEvent, Output, QueueOutlook, QueueStatus,
+    ReplyId, SettleVerb, Settlement, Shard, SubscribeInput, TokenError,
 };
 use gridwire_core::time::Timestamp;
 use gridwire_store::{AppendError, Frame, SnapshotPart};
@@ -378,6 +378,7 @@ impl Driver {
                 self.input(Input::Unreadable { subscription, offset, id: None });
             }
             Done::DeadLetter { subscription, offset, written: true } => {
+                self.outside.note_ends(subscription, &[offset], "DeadLettered");
                 self.input(Input::DeadLetterWritten { subscription, offset });
             }
             Done::DeadLetter { subscription, offset, written: false } => {
@@ -411,6 +412,12 @@ impl Driver {
         }
         let count = offsets.len() as u64;
         self.outside.metrics.subscription(*subscription).ended(*how, count);
+        let outcome = match how {
+            Settlement::Dropped(DeadLetterReason::TimeToLive) => "Expired",
+            Settlement::Damaged => "Damaged",
+            _ => "Dropped",
+        };
+        self.outside.note_ends(*subscription, offsets, outcome);
         if *how != Settlement::DeadLetterFailed {
             return;
         }

@@ -29,6 +29,8 @@ use crate::push::{Attempt, AttemptKey, Dispatcher, Finished};
 /// A pause before a failed read is reported: the store is in trouble, and asking again at once would only
 /// add to it.
 const READ_RETRY: Duration = Duration::from_secs(1);
+/// A mass expiry must not push everything else out of what is remembered.
+const ENDS_SHOWN_MAX: usize = 100;
 /// How long the write of a dead letter may take: what hangs counts as down. The thread that hangs keeps its turn, so
 /// there are no more of them than writes at a time.
 const LETTER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -239,6 +241,27 @@ impl Outside {
         self.missed.tell(&route, &written);
         self.metrics.subscription(subscription).letter(letter.reason, written.is_ok());
         Done::DeadLetter { subscription, offset, written: written.is_ok() }
+    }
+
+    /// Remembers, for whoever watches, events that ended without delivery. Of many that end at once the last do.
+    pub(super) fn note_ends(
+        &self,
+        subscription: SubscriptionNumber,
+        offsets: &[Offset],
+        outcome: &'static str,
+    ) {
+        let time = self.clock.now();
+        let shown = &offsets[offsets.len().saturating_sub(ENDS_SHOWN_MAX)..];
+        self.deliveries.extend(shown.iter().map(|&offset| Delivery {
+            seq: 0,
+            subscription,
+            time,
+            offset,
+            attempt: 0,
+            outcome,
+            status: None,
+            latency: Duration::ZERO,
+        }));
     }
 
     /// Counts a finished attempt and remembers it for whoever watches.

@@ -137,6 +137,7 @@ fn describe(delivery: &Value, output: Output) -> String {
     let outcome = text("outcome");
     let painted = match outcome.as_str() {
         "Delivered" | "Acknowledged" | "Received" => output.green(format_args!("{outcome:<14}")),
+        "Released" | "Renewed" => output.yellow(format_args!("{outcome:<14}")),
         _ => output.red(format_args!("{outcome:<14}")),
     };
     let time = text("time");
@@ -149,11 +150,13 @@ fn describe(delivery: &Value, output: Output) -> String {
     let mut line = format!("{}  {painted}  {event}", output.dim(time));
     for (member, before) in [("attempt", "attempt "), ("status", "")] {
         let value = text(member);
-        if !value.is_empty() {
+        // What ended by itself was no attempt.
+        if !value.is_empty() && value != "0" {
             line = format!("{line}  {before}{value}");
         }
     }
-    if let Some(latency) = delivery["latencyMs"].as_f64() {
+    // Only a push takes time.
+    if let Some(latency) = delivery["latencyMs"].as_f64().filter(|latency| *latency > 0.0) {
         line = format!("{line}  {latency:.1} ms");
     }
     line

@@ -112,7 +112,8 @@ impl Dev<'_> {
                 status: delivery["status"].as_u64(),
             }
         };
-        deliveries.iter().map(attempt).collect()
+        // What ended without an attempt is numbered 0.
+        deliveries.iter().filter(|delivery| delivery["attempt"] != 0).map(attempt).collect()
     }
 }
 
