@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::data_plane;
 use crate::dead_letter::DeadLetters;
 use crate::deliveries::Deliveries;
-use crate::metrics::{Metrics, Named};
+use crate::metrics::{Metrics, Named, merged};
 use crate::push::{Dispatcher, PushOptions};
 use crate::shards::{Missed, Outside, RecoveredShards, Shards};
 
@@ -138,14 +138,11 @@ impl Broker {
             Some(shards) => shards.status().await.unwrap_or_default(),
             None => Vec::new(),
         };
-        let queues: Vec<_> = status
-            .into_iter()
-            .filter_map(|status| {
-                let topic = labels.get(&status.topic)?;
-                let subscription = &routes.get(&status.subscription)?.name;
-                Some((status, Named { topic, subscription }))
-            })
-            .collect();
+        let queues = merged(status.into_iter().filter_map(|status| {
+            let topic = labels.get(&status.topic)?;
+            let subscription = &routes.get(&status.subscription)?.name;
+            Some((status, Named { topic, subscription }))
+        }));
         let topic_name = |number| labels.get(&number).map(String::as_str);
         let subscription_name = |number| {
             let route = routes.get(&number)?;
@@ -274,14 +271,15 @@ impl Broker {
             Shards::start(recovered, &self.outside, &self.tasks, &self.stop)
         };
         let is_first = self.shards.get().is_none();
-        if shards.subscribe_new(&*log, &old, &table, is_first).await? {
+        let change = table.since(&old);
+        if shards.subscribe(&*log, &change.put, is_first).await? {
             // A publish that meets the new table is flushed before it is answered; where its subscription
             // starts must not be known any less surely.
             log.flush_state().await.map_err(|_| InstallError::Stopping)?;
         }
-        self.outside.metrics.follow(&table);
+        self.outside.metrics.follow(&table, &change);
         self.table.store(Arc::clone(&table));
-        shards.unsubscribe_old(&old, &table).await?;
+        shards.unsubscribe(change.gone).await?;
         // Only now: before, requests would find queues that are not awake yet.
         if self.shards.set(Arc::clone(&shards)).is_ok() {
             shards.start_housekeeping(&self.outside, &self.tasks, &self.stop);

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::routing::{NamespaceRoute, RoutingTable, TopicRoute};
 use gridwire_core::time::Timestamp;
-use gridwire_http::{Peer, Request, Response};
+use gridwire_http::{Body, Peer, Request, Response};
 use http::Method;
 use http::request::Parts;
 
@@ -41,12 +41,13 @@ async fn answer(broker: &Broker, request: Request) -> Result<Response, ApiError>
     let table = broker.table();
     match target {
         Target::Inspect { subscription } => inspect::deliveries(broker, &subscription, &parts).await,
-        Target::Topic(place) => {
+        Target::Topic(named) => {
             only_post(&parts)?;
-            let topic = address::topic(&table, &place)?;
-            auth::topic(&topic, &parts, broker.now())?;
-            address::basic_api_version(&parts)?;
-            publish::events(broker, &topic, &parts, body).await
+            basic(broker, &address::topic(&table, &named)?, &parts, body).await
+        }
+        Target::Domain(place) => {
+            only_post(&parts)?;
+            basic(broker, &address::domain(&table, &place)?, &parts, body).await
         }
         Target::Namespace { place, topic, operation } => {
             only_post(&parts)?;
@@ -65,6 +66,18 @@ async fn answer(broker: &Broker, request: Request) -> Result<Response, ApiError>
             }
         }
     }
+}
+
+/// A publish to a custom topic or a domain.
+async fn basic(
+    broker: &Broker,
+    topic: &Arc<TopicRoute>,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, ApiError> {
+    auth::topic(topic, parts, broker.now())?;
+    address::basic_api_version(parts)?;
+    publish::events(broker, topic, parts, body).await
 }
 
 /// The namespace that a request means: by its path, its host, its credential, or because there is only one.

@@ -5,6 +5,7 @@
 
 mod catalog;
 mod counters;
+mod slots;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -13,13 +14,14 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use gridwire_core::ids::{SubscriptionNumber, TopicNumber};
-use gridwire_core::routing::{RoutingTable, TopicRoute};
+use gridwire_core::routing::{RoutingTable, SubscriptionRoute, TableChange};
 use gridwire_core::shard::QueueStatus;
 use gridwire_store::LogHealth;
 
 use catalog::{Family, GLOBAL, LATENCIES, LOG, PER_QUEUE, PER_SUBSCRIPTION, PER_TOPIC};
 use counters::{BUCKETS, Histogram, OPERATIONS};
 pub(crate) use counters::{PullOperation, SubscriptionCounters, Tally, TopicCounters};
+use slots::Slots;
 
 /// Series of one family; what is beyond is summed up as `other`. A page of a hundred thousand lines takes
 /// Prometheus longer than its interval, and nobody looks at each of ten thousand subscriptions.
@@ -43,10 +45,37 @@ struct ByNumber {
 }
 
 /// A name for a topic or subscription in a label: resource names hold nothing that needs escaping.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Named<'a> {
     pub(crate) topic: &'a str,
     pub(crate) subscription: &'a str,
+}
+
+/// One figure for each pair of labels. A domain topic is no label, for there may be 100,000 of them: what their
+/// subscriptions of one name did is added up. The lag of several is that of the one furthest behind.
+pub(crate) fn merged<'a>(
+    queues: impl Iterator<Item = (QueueStatus, Named<'a>)>,
+) -> Vec<(QueueStatus, Named<'a>)> {
+    let mut all: BTreeMap<Named<'a>, QueueStatus> = BTreeMap::new();
+    for (status, named) in queues {
+        let Some(sum) = all.get_mut(&named) else {
+            all.insert(named, status);
+            continue;
+        };
+        sum.totals.delivered += status.totals.delivered;
+        sum.totals.dead_lettered += status.totals.dead_lettered;
+        sum.totals.expired += status.totals.expired;
+        sum.totals.dropped += status.totals.dropped;
+        sum.totals.returned += status.totals.returned;
+        sum.pending += status.pending;
+        sum.letters += status.letters;
+        sum.behind |= status.behind;
+        let lag = |status: &QueueStatus| status.end.0.saturating_sub(status.floor.0);
+        if lag(&status) > lag(sum) {
+            (sum.floor, sum.end) = (status.floor, status.end);
+        }
+    }
+    all.into_iter().map(|(named, status)| (status, named)).collect()
 }
 
 impl Metrics {
@@ -66,15 +95,30 @@ impl Metrics {
         self.pull_seconds[operation as usize].observe(took);
     }
 
-    /// Makes counters for what `table` has; those of what it no longer has go.
-    pub(crate) fn follow(&self, table: &RoutingTable) {
+    /// Makes counters for what `table` has; those of what it no longer has go. `change` is what it has other than
+    /// the table before it: a walk over the subscriptions of a large domain would be dearer than the change.
+    pub(crate) fn follow(&self, table: &RoutingTable, change: &TableChange) {
         let mut of = self.of.write().expect("no panic while the counters are held");
-        let of = &mut *of;
-        let known = std::mem::take(&mut of.subscriptions);
-        of.topics.retain(|number, _| table.by_number.contains_key(number));
-        for (number, route) in &table.by_number {
-            let counters = of.topics.entry(*number).or_default();
-            counters.slots.store(Arc::new(slots(route, &known, &mut of.subscriptions)));
+        let ByNumber { topics, subscriptions } = &mut *of;
+        topics.retain(|number, _| table.by_number.contains_key(number));
+        for number in table.by_number.keys() {
+            topics.entry(*number).or_default();
+        }
+        let mut changed: BTreeMap<TopicNumber, Slots> = BTreeMap::new();
+        let mut set = |route: &SubscriptionRoute, counters: Option<Arc<SubscriptionCounters>>| {
+            let Some(topic) = topics.get(&route.topic) else { return };
+            let slots = changed.entry(route.topic).or_insert_with(|| Slots::clone(&topic.slots.load()));
+            slots.set(route.slot, counters);
+        };
+        for route in &change.gone {
+            subscriptions.remove(&route.number);
+            set(route, None);
+        }
+        for (_, route) in &change.put {
+            set(route, Some(Arc::clone(subscriptions.entry(route.number).or_default())));
+        }
+        for (number, slots) in changed {
+            topics[&number].slots.store(Arc::new(slots));
         }
     }
 
@@ -140,27 +184,8 @@ impl Metrics {
     }
 }
 
-/// A topic's subscriptions by slot, those that are `known` with their counters, all put into `live`.
-fn slots(
-    route: &TopicRoute,
-    known: &BTreeMap<SubscriptionNumber, Arc<SubscriptionCounters>>,
-    live: &mut BTreeMap<SubscriptionNumber, Arc<SubscriptionCounters>>,
-) -> Vec<Option<Arc<SubscriptionCounters>>> {
-    let mut slots = Vec::new();
-    for subscription in route.subscriptions.values() {
-        let counters = known.get(&subscription.number).cloned().unwrap_or_default();
-        let slot = subscription.slot.0 as usize;
-        if slots.len() <= slot {
-            slots.resize(slot + 1, None);
-        }
-        slots[slot] = Some(Arc::clone(&counters));
-        live.insert(subscription.number, counters);
-    }
-    slots
-}
-
 /// Whose figure it is.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Owner<'a> {
     Topic(&'a str),
     Subscription(Named<'a>),
@@ -197,20 +222,23 @@ impl Page {
         let _ = writeln!(self.0, "{series} {value}");
     }
 
+    /// Figures with the same labels are one, which is how subscriptions in a domain share their series.
     fn series<'a>(&mut self, family: &Family, all: impl Iterator<Item = (Owner<'a>, String, u64)>) {
         self.head(family);
-        let mut others: BTreeMap<String, u64> = BTreeMap::new();
-        for (index, (owner, labels, value)) in all.enumerate() {
-            let comma = if labels.is_empty() { "" } else { "," };
-            if index < self.1 {
-                let series = format!("{}{{{}{comma}{labels}}}", family.name, owner.labels());
-                self.line(&series, value as f64);
+        let mut own: BTreeMap<(Owner<'a>, String), u64> = BTreeMap::new();
+        let mut others: BTreeMap<(Owner<'a>, String), u64> = BTreeMap::new();
+        for (owner, labels, value) in all {
+            let key = (owner, labels);
+            let sum = if own.len() < self.1 || own.contains_key(&key) {
+                own.entry(key).or_default()
             } else {
-                *others.entry(format!("{}{comma}{labels}", owner.other().labels())).or_default() += value;
-            }
+                others.entry((owner.other(), key.1)).or_default()
+            };
+            *sum += value;
         }
-        for (labels, value) in others {
-            self.line(&format!("{}{{{labels}}}", family.name), value as f64);
+        for ((owner, labels), value) in own.into_iter().chain(others) {
+            let comma = if labels.is_empty() { "" } else { "," };
+            self.line(&format!("{}{{{}{comma}{labels}}}", family.name, owner.labels()), value as f64);
         }
     }
 

@@ -4,7 +4,7 @@
 mod driver;
 mod work;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -192,25 +192,21 @@ impl Shards {
         let _ = self.handles[shard_of(topic, self.handles.len())].try_send(command);
     }
 
-    /// Makes the shards serve what `new` has and `old` had not, with their start recorded; `existed` when they
-    /// were there before this process. Returns whether there was anything new.
-    pub(crate) async fn subscribe_new(
+    /// Makes the shards serve what is new or other than it was, with the start of what is new recorded;
+    /// `existed` when it was there before this process. Returns whether there was anything.
+    pub(crate) async fn subscribe(
         &self,
         log: &dyn Log,
-        old: &RoutingTable,
-        new: &RoutingTable,
+        put: &[(Option<Arc<SubscriptionRoute>>, Arc<SubscriptionRoute>)],
         existed: bool,
     ) -> Result<bool, InstallError> {
-        let mut any = false;
-        let known: HashMap<SubscriptionNumber, Arc<SubscriptionRoute>> =
-            old.subscriptions().into_iter().map(|route| (route.number, route)).collect();
-        for route in new.subscriptions() {
-            let same = known.get(&route.number).is_some_and(|before| {
-                Arc::ptr_eq(before, &route)
-                    || (before.policy == route.policy
-                        && before.webhook == route.webhook
-                        && before.dead_letter == route.dead_letter
-                        && before.resource_id == route.resource_id)
+        let mut waiting = Vec::new();
+        for (before, route) in put {
+            let same = before.as_ref().is_some_and(|before| {
+                before.policy == route.policy
+                    && before.webhook == route.webhook
+                    && before.dead_letter == route.dead_letter
+                    && before.resource_id == route.resource_id
             });
             if same {
                 continue;
@@ -225,41 +221,29 @@ impl Shards {
                 existed,
             };
             let (done, recorded) = oneshot::channel();
-            self.tell(route.topic, Command::Subscribe { input, route, done }, recorded).await?;
-            any = true;
+            let command = Command::Subscribe { input, route: Arc::clone(route), done };
+            self.tell(route.topic, command).await?;
+            waiting.push(recorded);
         }
+        let any = !waiting.is_empty();
+        all_recorded(waiting).await?;
         Ok(any)
     }
 
-    /// Ends what `old` had and `new` has no more.
-    pub(crate) async fn unsubscribe_old(
-        &self,
-        old: &RoutingTable,
-        new: &RoutingTable,
-    ) -> Result<(), InstallError> {
-        let live: HashSet<SubscriptionNumber> =
-            new.subscriptions().iter().map(|route| route.number).collect();
-        for route in old.subscriptions() {
-            if live.contains(&route.number) {
-                continue;
-            }
+    /// Ends what is gone.
+    pub(crate) async fn unsubscribe(&self, gone: Vec<Arc<SubscriptionRoute>>) -> Result<(), InstallError> {
+        let mut waiting = Vec::new();
+        for route in gone {
             let (done, recorded) = oneshot::channel();
             let command = Command::Unsubscribe { subscription: route.number, done };
-            self.tell(route.topic, command, recorded).await?;
+            self.tell(route.topic, command).await?;
+            waiting.push(recorded);
         }
-        Ok(())
+        all_recorded(waiting).await
     }
 
-    async fn tell(
-        &self,
-        topic: TopicNumber,
-        command: Command,
-        recorded: oneshot::Receiver<()>,
-    ) -> Result<(), InstallError> {
-        if !self.send(topic, command).await {
-            return Err(InstallError::Stopping);
-        }
-        recorded.await.map_err(|_| InstallError::Stopping)
+    async fn tell(&self, topic: TopicNumber, command: Command) -> Result<(), InstallError> {
+        if self.send(topic, command).await { Ok(()) } else { Err(InstallError::Stopping) }
     }
 
     /// Every queue's status, in order of subscription. `None` when a shard does not answer (any more): a part
@@ -297,6 +281,15 @@ pub(crate) async fn outlook(
     }
     all.sort_by_key(|outlook| outlook.subscription);
     Some(all)
+}
+
+/// Waits for the shards' answers, asked for all at once: a domain that is deleted, or the first table after a
+/// start, may have a hundred thousand of them, and one record holds many.
+async fn all_recorded(waiting: Vec<oneshot::Receiver<()>>) -> Result<(), InstallError> {
+    for recorded in waiting {
+        recorded.await.map_err(|_| InstallError::Stopping)?;
+    }
+    Ok(())
 }
 
 /// Shows durable frames to the shards of their topics, in log order, from `next` on.

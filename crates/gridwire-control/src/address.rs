@@ -1,6 +1,6 @@
 //! Which resource: its place in the tree, its key in the store and its two writings as an ARM id.
 
-use crate::kinds::Kind;
+use crate::kinds::{Kind, Numbering};
 
 /// A resource's place. Equal resources have equal keys, whatever case or form they were addressed in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,8 +12,8 @@ pub(crate) struct Address {
     pub names: Vec<String>,
 }
 
-/// How a resource was addressed, and so how its id is written back. Only event subscriptions of a topic
-/// have both forms.
+/// How a resource was addressed, and so how its id is written back. Only event subscriptions of a topic, a
+/// domain or a domain topic have both forms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     /// `…/topics/{t}/eventSubscriptions/{e}`
@@ -50,6 +50,31 @@ impl Address {
             kind,
             names,
         })
+    }
+
+    /// What takes the events: this resource or the nearest above it that does. `None` for a namespace.
+    pub(crate) fn topic(&self) -> Option<Self> {
+        let mut at = self.clone();
+        while at.kind.numbering != Numbering::Topic {
+            at = at.parent()?;
+        }
+        Some(at)
+    }
+
+    /// The nearest resource above that has properties of its own.
+    pub(crate) fn ground(&self) -> Option<Self> {
+        let mut at = self.parent()?;
+        while at.kind.bare {
+            at = at.parent()?;
+        }
+        Some(at)
+    }
+
+    /// What the keys of this resource and its siblings begin with.
+    pub(crate) fn siblings(&self) -> String {
+        let mut key = self.key();
+        key.truncate(key.len() - self.name().len());
+        key
     }
 
     /// The ARM id, in the case the user wrote.

@@ -10,9 +10,19 @@ use serde_json::{Map, Value};
 /// Reads the whole body; it must be one JSON object.
 pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Result<Map<String, Value>, ApiError> {
     check_headers(headers)?;
+    parse(&body.read(MANAGEMENT_BYTES_MAX).await?)
+}
+
+/// As [`read`]; no body at all is an empty object.
+pub(crate) async fn read_optional(headers: &HeaderMap, body: Body) -> Result<Map<String, Value>, ApiError> {
+    check_headers(headers)?;
     let bytes = body.read(MANAGEMENT_BYTES_MAX).await?;
-    check_depth(&bytes)?;
-    match serde_json::from_slice(&bytes) {
+    if bytes.is_empty() { Ok(Map::new()) } else { parse(&bytes) }
+}
+
+fn parse(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    check_depth(bytes)?;
+    match serde_json::from_slice(bytes) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(_) => Err(ApiError::new(ErrorCode::InvalidJson, "The request body must be a JSON object.")),
         Err(error) => Err(ApiError::new(

@@ -18,7 +18,7 @@ use gridwire_store::ResourceError;
 use crate::address::Address;
 use crate::compile::compile;
 use crate::control::{Shared, load};
-use crate::document::{Entry, Numbers, not_found, parent_not_found};
+use crate::document::{Entry, Numbers, Resources, not_found, parent_not_found};
 use crate::format;
 use crate::kinds::Numbering;
 use crate::limits::{PLANS_MAX, RETRY_AFTER};
@@ -132,7 +132,7 @@ impl Shared {
         {
             let mut state = self.state_mut();
             state.resources = resources;
-            state.compiled = compile(&state.resources, &state.compiled);
+            state.table = compile(&state.resources, state.patience);
             state.installed = false;
         }
         self.stale.store(false, Ordering::Release);
@@ -145,7 +145,7 @@ impl Shared {
         write: &Write,
         consent: Option<&Webhook>,
     ) -> Result<Turn, Failure> {
-        let Plan { mut document, replaces, changes, handshake } = self.plan(change, write)?;
+        let Plan { mut document, replaces, changes, handshake, parent } = self.plan(change, write)?;
         if handshake.is_some_and(|handshake| consent != Some(&handshake.webhook)) {
             return Ok(Turn::Again);
         }
@@ -153,6 +153,12 @@ impl Shared {
             // Nothing to keep; but an earlier change may still wait to be put in use.
             self.install_if_needed().await?;
             return Ok(Turn::Done(self.state().resources.get(&document.address).cloned()));
+        }
+        if let Some(parent) = parent {
+            // First, and by itself: a child must never be stored without it, and it may stand alone.
+            let key = parent.address.key();
+            let revision = self.store.create(&key, format::write(&parent, &self.sealer, &*self.rng)).await?;
+            self.state_mut().resources.insert(Entry { key, revision, document: parent });
         }
         let key = document.address.key();
         if replaces.is_none() {
@@ -169,10 +175,10 @@ impl Shared {
         let entry = {
             let mut state = self.state_mut();
             let entry = state.resources.insert(Entry { key, revision, document });
-            state.recompile();
+            state.recompile([&entry.document.address]);
             entry
         };
-        self.install().await?;
+        self.install_if_needed().await?;
         Ok(Turn::Done(Some(entry)))
     }
 
@@ -181,7 +187,14 @@ impl Shared {
             let state = self.state();
             let existing = state.resources.get(&change.address);
             change.preconditions.check(existing.map(Arc::as_ref))?;
-            existing.map(|entry| state.resources.subtree(&entry.key)).unwrap_or_default()
+            match existing {
+                Some(entry) => {
+                    let mut keys = state.resources.subtree(&entry.key);
+                    keys.extend(goes_too(&state.resources, &entry.document.address));
+                    keys
+                }
+                None => Vec::new(),
+            }
         };
         if keys.is_empty() {
             self.install_if_needed().await?;
@@ -190,10 +203,10 @@ impl Shared {
         self.store.delete(keys.clone()).await?;
         {
             let mut state = self.state_mut();
-            state.resources.remove(&keys);
-            state.recompile();
+            let removed = state.resources.remove(&keys);
+            state.recompile(&removed);
         }
-        self.install().await?;
+        self.install_if_needed().await?;
         Ok(Turn::Done(None))
     }
 
@@ -213,10 +226,10 @@ impl Shared {
         let entry = {
             let mut state = self.state_mut();
             let entry = state.resources.insert(Entry { key: existing.key.clone(), revision, document });
-            state.recompile();
+            state.recompile([&entry.document.address]);
             entry
         };
-        self.install().await?;
+        self.install_if_needed().await?;
         Ok(Turn::Done(Some(entry)))
     }
 
@@ -226,7 +239,7 @@ impl Shared {
             Numbering::Nothing => Ok(Numbers::Nothing),
             Numbering::Topic => Ok(Numbers::Topic(TopicNumber(self.store.next_numbers("topic", 1).await?))),
             Numbering::Subscription => {
-                let topic = self.state().resources.parent_of(address).map(|topic| topic.document.numbers);
+                let topic = self.state().resources.ground_of(address).map(|topic| topic.document.numbers);
                 let Some(Numbers::Topic(topic)) = topic else {
                     return Err(parent_not_found(address).into());
                 };
@@ -270,13 +283,21 @@ impl Shared {
         let table = {
             let mut state = self.state_mut();
             state.installed = false;
-            Arc::clone(&state.compiled.table)
+            Arc::clone(&state.table)
         };
         self.changed.notify_one();
         self.delivery.install(table).await?;
         self.state_mut().installed = true;
         Ok(())
     }
+}
+
+/// The key of the parent that goes with its last child: a domain topic with its last subscription, unless the
+/// domain says otherwise.
+fn goes_too(resources: &Resources, address: &Address) -> Option<String> {
+    let parent = resources.parent_of(address).filter(|parent| parent.kind().bare)?;
+    let domain = resources.parent_of(&parent.document.address)?.facts().topic()?.domain?;
+    (domain.auto_delete && resources.count_siblings(address) == 1).then(|| parent.key.clone())
 }
 
 /// Why a turn was not completed.

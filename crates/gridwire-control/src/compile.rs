@@ -1,113 +1,189 @@
-//! From all resources to the routing table.
+//! From resources to the routing table.
 //!
-//! A topic's route is compiled anew only when the topic or one of its subscriptions has another revision than
-//! in the last table; all others are shared with it. So a change costs one topic's filters and a walk over
-//! the revisions, however many topics there are.
+//! A change names the resources it touched, and only what hangs on them is compiled anew; everything else is
+//! shared with the last table. The unit is a topic, and within a domain one domain topic: with a hundred thousand
+//! of those, one more subscription costs its own domain topic's filters and a copy of one bucket of names.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use gridwire_core::event::InputSchema;
 use gridwire_core::filter::{FilterSpec, Matcher};
 use gridwire_core::ids::{Slot, TopicNumber};
 use gridwire_core::routing::{
-    Credentials, NamespaceRoute, Place, QueuePolicy, RoutingTable, SubscriptionRoute, TopicKind, TopicRoute,
+    Credentials, DomainTopicRoute, DomainTopics, NamespaceRoute, Place, QueuePolicy, RoutingTable,
+    SubscriptionRoute, TopicRoute,
 };
-use gridwire_store::Revision;
 
-use crate::address::Form;
+use crate::address::{Address, Form};
 use crate::document::{Entry, Numbers, Resources};
 use crate::facts::{Facts, SubscriptionFacts, TopicFacts};
+use crate::kinds::{DOMAIN, SUBSCRIPTIONS_SEGMENT};
 use crate::options::DeadLetterPatience;
 
-/// A table and what it was compiled from.
-#[derive(Debug, Default)]
-pub(crate) struct Compiled {
-    pub table: Arc<RoutingTable>,
-    /// The same for every table of a process.
-    pub patience: DeadLetterPatience,
-    sources: HashMap<TopicNumber, Source>,
+/// A topic that something changed of.
+struct Touched {
+    topic: Address,
+    /// The topic itself, or a subscription to all of it.
+    whole: bool,
+    /// By key: the domain topics whose subscriptions changed.
+    domain_topics: BTreeMap<String, Address>,
 }
 
-impl Compiled {
-    /// What a process begins with.
-    pub(crate) fn nothing(patience: DeadLetterPatience) -> Self {
-        Self { patience, ..Self::default() }
-    }
+/// Compiles everything.
+pub(crate) fn compile(resources: &Resources, patience: DeadLetterPatience) -> Arc<RoutingTable> {
+    let all = resources.iter().map(|entry| &entry.document.address);
+    recompile(resources, &Arc::default(), patience, all)
 }
 
-/// Everything a topic's route depends on, by revision.
-#[derive(Debug, PartialEq, Eq)]
-struct Source {
-    topic: Revision,
-    subscriptions: Vec<(Slot, Revision)>,
-}
-
-/// A subscription, taken apart once.
-struct Part<'a> {
-    entry: &'a Entry,
-    facts: &'a SubscriptionFacts,
-    slot: Slot,
-    number: gridwire_core::ids::SubscriptionNumber,
-}
-
-/// Compiles `resources`, with what can be reused of `last`.
-pub(crate) fn compile(resources: &Resources, last: &Compiled) -> Compiled {
-    let mut subscriptions: BTreeMap<String, Vec<Part<'_>>> = BTreeMap::new();
-    for entry in resources.iter() {
-        let Facts::Subscription(facts) = entry.facts() else { continue };
-        let Numbers::Subscription { number, slot } = entry.document.numbers else { continue };
-        let Some(parent) = entry.document.address.parent() else { continue };
-        subscriptions.entry(parent.key()).or_default().push(Part { entry, facts, slot, number });
-    }
-
-    let mut table = RoutingTable::default();
-    let mut sources = HashMap::new();
-    let mut namespace_topics: BTreeMap<String, HashMap<String, Arc<TopicRoute>>> = BTreeMap::new();
-    for entry in resources.iter() {
-        let Facts::Topic(facts) = entry.facts() else { continue };
-        let Numbers::Topic(number) = entry.document.numbers else { continue };
-        let mut parts = subscriptions.remove(&entry.key).unwrap_or_default();
-        parts.sort_by_key(|part| part.slot);
-        let source = Source {
-            topic: entry.revision,
-            subscriptions: parts.iter().map(|part| (part.slot, part.entry.revision)).collect(),
+/// The table after a change of the resources at `changed`, there or not. The same table when none of them
+/// matters to routing.
+pub(crate) fn recompile<'a>(
+    resources: &Resources,
+    last: &Arc<RoutingTable>,
+    patience: DeadLetterPatience,
+    changed: impl IntoIterator<Item = &'a Address>,
+) -> Arc<RoutingTable> {
+    let mut topics: BTreeMap<String, Touched> = BTreeMap::new();
+    let mut namespaces: BTreeMap<String, Address> = BTreeMap::new();
+    for address in changed {
+        let Some(topic) = address.topic() else {
+            namespaces.insert(address.key(), address.clone());
+            continue;
         };
-        let unchanged =
-            last.table.by_number.get(&number).filter(|_| last.sources.get(&number) == Some(&source));
-        let route = match unchanged {
-            Some(route) => Arc::clone(route),
-            None => Arc::new(topic_route(resources, entry, facts, number, &parts, last.patience)),
-        };
-        sources.insert(number, source);
-        table.by_number.insert(number, Arc::clone(&route));
-        match facts.kind {
-            TopicKind::Custom => {
-                table.topics.insert(place(entry), route);
-            }
-            TopicKind::Namespace => {
-                if let Some(namespace) = entry.document.address.parent() {
-                    let name = entry.document.address.name().to_ascii_lowercase();
-                    namespace_topics.entry(namespace.key()).or_default().insert(name, route);
-                }
-            }
+        if address.kind.bare {
+            // Events meet a domain topic by its subscriptions only.
+            continue;
+        }
+        if let Some(namespace) = topic.parent() {
+            namespaces.insert(namespace.key(), namespace);
+        }
+        let touched = topics.entry(topic.key()).or_insert_with(|| Touched {
+            topic,
+            whole: false,
+            domain_topics: BTreeMap::new(),
+        });
+        match address.parent().filter(|parent| parent.kind.bare) {
+            Some(domain_topic) => drop(touched.domain_topics.insert(domain_topic.key(), domain_topic)),
+            None => touched.whole = true,
         }
     }
-    for entry in resources.iter() {
-        let Facts::Namespace = entry.facts() else { continue };
-        let Some(credentials) = credentials(entry, true) else { continue };
-        let route = NamespaceRoute {
-            name: entry.document.address.name().to_owned(),
-            resource_id: entry.document.address.id(Form::Nested),
-            credentials,
-            topics: namespace_topics.remove(&entry.key).unwrap_or_default(),
-        };
-        table.namespaces.insert(place(entry), Arc::new(route));
+    if topics.is_empty() && namespaces.is_empty() {
+        return Arc::clone(last);
     }
-    Compiled { table: Arc::new(table), patience: last.patience, sources }
+    let mut table = RoutingTable::clone(last);
+    for touched in topics.values() {
+        put_topic(&mut table, resources, patience, touched);
+    }
+    for address in namespaces.values() {
+        put_namespace(&mut table, resources, address);
+    }
+    Arc::new(table)
 }
 
-fn place(entry: &Entry) -> Place {
-    let address = &entry.document.address;
+fn put_topic(
+    table: &mut RoutingTable,
+    resources: &Resources,
+    patience: DeadLetterPatience,
+    touched: &Touched,
+) {
+    let Touched { topic, whole, domain_topics: touched_topics } = touched;
+    let old = old_route(table, topic);
+    if let Some(old) = &old {
+        table.by_number.remove(&old.number);
+    }
+    let place = place(topic);
+    let Some(entry) = resources.get(topic) else {
+        // A namespace's topics are listed anew with the namespace.
+        if topic.parent().is_none() {
+            places(table, topic).remove(&place);
+        }
+        return;
+    };
+    let (Facts::Topic(facts), Numbers::Topic(number)) = (entry.facts(), entry.document.numbers) else {
+        return;
+    };
+    let old = old.filter(|old| old.number == number);
+    let mut route = match &old {
+        Some(old) if !whole => TopicRoute::clone(old),
+        _ => topic_route(resources, entry, facts, number, patience),
+    };
+    if let Some(old) = old {
+        route.domain_topics = old.domain_topics.clone();
+    }
+    put_domain_topics(&mut route.domain_topics, resources, facts, number, patience, touched_topics);
+    let route = Arc::new(route);
+    if topic.parent().is_none() {
+        places(table, topic).insert(place, Arc::clone(&route));
+    }
+    table.by_number.insert(number, route);
+}
+
+fn put_domain_topics(
+    into: &mut DomainTopics,
+    resources: &Resources,
+    facts: &TopicFacts,
+    number: TopicNumber,
+    patience: DeadLetterPatience,
+    touched: &BTreeMap<String, Address>,
+) {
+    for address in touched.values() {
+        // In the case it was created with.
+        let address = resources.get(address).map_or(address, |entry| &entry.document.address);
+        let subscriptions = Subscriptions::of(resources, address);
+        if subscriptions.parts.is_empty() {
+            into.remove(address.name());
+            continue;
+        }
+        into.insert(Arc::new(DomainTopicRoute {
+            name: address.name().to_owned(),
+            resource_id: address.id(Form::Nested),
+            matcher: subscriptions.matcher(facts.input_schema),
+            subscriptions: subscriptions.routes(address, facts, number, "", patience),
+        }));
+    }
+}
+
+fn put_namespace(table: &mut RoutingTable, resources: &Resources, address: &Address) {
+    let place = place(address);
+    let Some(entry) = resources.get(address) else {
+        table.namespaces.remove(&place);
+        return;
+    };
+    let Some(credentials) = credentials(entry, true) else { return };
+    let below = format!("{}/", entry.key);
+    let topics = resources.below(&below, None).filter_map(|child| {
+        let Numbers::Topic(number) = child.document.numbers else { return None };
+        let route = table.by_number.get(&number)?;
+        Some((child.document.address.name().to_ascii_lowercase(), Arc::clone(route)))
+    });
+    let route = NamespaceRoute {
+        name: entry.document.address.name().to_owned(),
+        resource_id: entry.document.address.id(Form::Nested),
+        credentials,
+        topics: topics.collect(),
+    };
+    table.namespaces.insert(place, Arc::new(route));
+}
+
+/// What the table has at the address of a topic.
+fn old_route(table: &RoutingTable, topic: &Address) -> Option<Arc<TopicRoute>> {
+    let route = match topic.parent() {
+        Some(namespace) => {
+            table.namespaces.get(&place(&namespace))?.topics.get(&topic.name().to_ascii_lowercase())
+        }
+        None if topic.kind == &DOMAIN => table.domains.get(&place(topic)),
+        None => table.topics.get(&place(topic)),
+    };
+    route.cloned()
+}
+
+/// Where the table keeps topics of this kind, if they have no parent.
+fn places<'t>(table: &'t mut RoutingTable, topic: &Address) -> &'t mut HashMap<Place, Arc<TopicRoute>> {
+    if topic.kind == &DOMAIN { &mut table.domains } else { &mut table.topics }
+}
+
+fn place(address: &Address) -> Place {
     Place::new(&address.subscription, &address.resource_group, address.name())
 }
 
@@ -120,54 +196,99 @@ fn topic_route(
     entry: &Entry,
     facts: &TopicFacts,
     number: TopicNumber,
-    parts: &[Part<'_>],
     patience: DeadLetterPatience,
 ) -> TopicRoute {
     let address = &entry.document.address;
-    let resource_id = address.id(Form::Nested);
     let namespace_name = match resources.parent_of(address) {
-        Some(namespace) => namespace.document.address.name().to_owned(),
-        None => String::new(),
+        Some(namespace) => namespace.document.address.name(),
+        None => "",
     };
-    let filters: Vec<(Slot, &FilterSpec)> =
-        parts.iter().map(|part| (part.slot, &*part.facts.filter)).collect();
-    let subscriptions = parts.iter().map(|part| {
-        let Part { entry, facts: subscription, slot, number: subscription_number } = *part;
-        let own = &entry.document.address;
-        let time_to_live =
-            subscription.time_to_live.map_or(facts.retention, |wanted| wanted.min(facts.retention));
-        let route = SubscriptionRoute {
-            number: subscription_number,
-            slot,
-            topic: number,
-            topic_kind: facts.kind,
-            name: own.name().to_owned(),
-            resource_id: own.id(Form::Nested),
-            topic_name: address.name().to_owned(),
-            topic_resource_id: resource_id.clone(),
-            namespace_name: namespace_name.clone(),
-            policy: QueuePolicy {
-                mode: subscription.mode.clone(),
-                attempts_max: subscription.attempts_max,
-                time_to_live,
-                dead_letter: subscription.dead_letter.as_ref().map(|_| patience.of(facts.kind)),
-            },
-            webhook: subscription.webhook.clone(),
-            dead_letter: subscription.dead_letter.clone(),
-            filter: Arc::clone(&subscription.filter),
-        };
-        (own.name().to_ascii_lowercase(), Arc::new(route))
-    });
+    let subscriptions = Subscriptions::of(resources, address);
     TopicRoute {
         number,
         kind: facts.kind,
         name: address.name().to_owned(),
-        subscriptions: subscriptions.collect(),
-        resource_id,
+        resource_id: address.id(Form::Nested),
         input_schema: facts.input_schema,
         input_mapping: facts.input_mapping.clone(),
         credentials: credentials(entry, facts.local_auth).expect("a topic has its keys from its creation on"),
         retention: facts.retention,
-        matcher: Matcher::compile(facts.input_schema, &filters),
+        matcher: Arc::new(subscriptions.matcher(facts.input_schema)),
+        subscriptions: subscriptions.routes(address, facts, number, namespace_name, patience),
+        domain_topics: DomainTopics::default(),
+    }
+}
+
+/// A subscription, taken apart once.
+struct Part<'a> {
+    entry: &'a Entry,
+    facts: &'a SubscriptionFacts,
+    slot: Slot,
+    number: gridwire_core::ids::SubscriptionNumber,
+}
+
+/// The subscriptions to one topic or domain topic, in order of slot.
+struct Subscriptions<'a> {
+    parts: Vec<Part<'a>>,
+}
+
+impl<'a> Subscriptions<'a> {
+    fn of(resources: &'a Resources, topic: &Address) -> Self {
+        let below = format!("{}/{}/", topic.key(), SUBSCRIPTIONS_SEGMENT.to_ascii_lowercase());
+        let mut parts: Vec<Part<'a>> = resources
+            .below(&below, None)
+            .filter_map(|entry| {
+                let Facts::Subscription(facts) = entry.facts() else { return None };
+                let Numbers::Subscription { number, slot } = entry.document.numbers else { return None };
+                Some(Part { entry, facts, slot, number })
+            })
+            .collect();
+        parts.sort_by_key(|part| part.slot);
+        Self { parts }
+    }
+
+    fn matcher(&self, schema: InputSchema) -> Matcher {
+        let filters: Vec<(Slot, &FilterSpec)> =
+            self.parts.iter().map(|part| (part.slot, &*part.facts.filter)).collect();
+        Matcher::compile(schema, &filters)
+    }
+
+    fn routes(
+        &self,
+        topic: &Address,
+        facts: &TopicFacts,
+        number: TopicNumber,
+        namespace_name: &str,
+        patience: DeadLetterPatience,
+    ) -> HashMap<String, Arc<SubscriptionRoute>> {
+        let topic_resource_id = topic.id(Form::Nested);
+        let route = |part: &Part<'_>| {
+            let Part { entry, facts: subscription, slot, number: subscription_number } = *part;
+            let own = &entry.document.address;
+            let time_to_live =
+                subscription.time_to_live.map_or(facts.retention, |wanted| wanted.min(facts.retention));
+            let route = SubscriptionRoute {
+                number: subscription_number,
+                slot,
+                topic: number,
+                topic_kind: facts.kind,
+                name: own.name().to_owned(),
+                resource_id: own.id(Form::Nested),
+                topic_name: topic.name().to_owned(),
+                topic_resource_id: topic_resource_id.clone(),
+                namespace_name: namespace_name.to_owned(),
+                policy: QueuePolicy {
+                    mode: subscription.mode.clone(),
+                    attempts_max: subscription.attempts_max,
+                    time_to_live,
+                    dead_letter: subscription.dead_letter.as_ref().map(|_| patience.of(facts.kind)),
+                },
+                webhook: subscription.webhook.clone(),
+                dead_letter: subscription.dead_letter.clone(),
+                filter: Arc::clone(&subscription.filter),
+            };
+            (own.name().to_ascii_lowercase(), Arc::new(route))
+        };
+        self.parts.iter().map(route).collect()
     }
 }

@@ -1,6 +1,6 @@
 //! One resource as control holds it, and all of them together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -210,6 +210,9 @@ impl Entry {
 #[derive(Default)]
 pub(crate) struct Resources {
     entries: BTreeMap<String, Arc<Entry>>,
+    /// How many there are of each kind below each parent, by what their keys begin with: a limit must not be
+    /// a walk over 100,000 siblings.
+    counts: HashMap<String, usize>,
 }
 
 impl fmt::Debug for Resources {
@@ -221,14 +224,31 @@ impl fmt::Debug for Resources {
 impl Resources {
     pub(crate) fn insert(&mut self, entry: Entry) -> Arc<Entry> {
         let entry = Arc::new(entry);
-        self.entries.insert(entry.key.clone(), Arc::clone(&entry));
+        if self.entries.insert(entry.key.clone(), Arc::clone(&entry)).is_none() {
+            *self.counts.entry(entry.document.address.siblings()).or_default() += 1;
+        }
         entry
     }
 
-    pub(crate) fn remove(&mut self, keys: &[String]) {
-        for key in keys {
-            self.entries.remove(key);
+    /// Removes them and says where they were.
+    pub(crate) fn remove(&mut self, keys: &[String]) -> Vec<Address> {
+        let mut removed = Vec::with_capacity(keys.len());
+        for entry in keys.iter().filter_map(|key| self.entries.remove(key)) {
+            let siblings = entry.document.address.siblings();
+            if let Some(count) = self.counts.get_mut(&siblings) {
+                *count -= 1;
+                if *count == 0 {
+                    self.counts.remove(&siblings);
+                }
+            }
+            removed.push(entry.document.address.clone());
         }
+        removed
+    }
+
+    /// How many resources there are of the kind of `address` below its parent.
+    pub(crate) fn count_siblings(&self, address: &Address) -> usize {
+        self.counts.get(&address.siblings()).copied().unwrap_or(0)
     }
 
     pub(crate) fn get(&self, address: &Address) -> Option<&Arc<Entry>> {
@@ -243,16 +263,21 @@ impl Resources {
         self.get(&address.parent()?)
     }
 
+    /// The nearest resource above `address` that has properties of its own.
+    pub(crate) fn ground_of(&self, address: &Address) -> Option<&Arc<Entry>> {
+        self.get(&address.ground()?)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Entry>> {
         self.entries.values()
     }
 
     /// Those whose key begins with `prefix` and comes after `after`, in order of key.
-    pub(crate) fn below<'a>(
+    pub(crate) fn below<'a, 'p>(
         &'a self,
-        prefix: &'a str,
-        after: Option<&'a str>,
-    ) -> impl Iterator<Item = &'a Arc<Entry>> + 'a {
+        prefix: &'p str,
+        after: Option<&'p str>,
+    ) -> impl Iterator<Item = &'a Arc<Entry>> + use<'a, 'p> {
         let start = match after.filter(|after| prefix <= *after) {
             Some(after) => Bound::Excluded(after),
             None => Bound::Included(prefix),
@@ -273,8 +298,7 @@ impl Resources {
     /// The resource as a GET shows it.
     pub(crate) fn show(&self, entry: &Entry, form: Form, public: &PublicAddresses) -> Value {
         let Document { address, envelope, created_at, modified_at, spec, .. } = &entry.document;
-        let parent = self.parent_of(address);
-        let parent = parent.map(|parent| parent.facts());
+        let parent = self.ground_of(address).map(|parent| parent.facts());
         let mut properties = spec.shown(Surroundings { address, parent, public });
         properties.insert("provisioningState".into(), "Succeeded".into());
         let mut resource = Map::new();

@@ -17,6 +17,8 @@ use serde_json::Value;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Facts<'a> {
     Topic(&'a TopicFacts),
+    /// One of the topics of a domain. What it takes is the domain's affair.
+    DomainTopic,
     /// Holds topics and keys.
     Namespace,
     Subscription(&'a SubscriptionFacts),
@@ -26,14 +28,14 @@ impl<'a> Facts<'a> {
     pub(crate) fn topic(self) -> Option<&'a TopicFacts> {
         match self {
             Self::Topic(facts) => Some(facts),
-            Self::Namespace | Self::Subscription(_) => None,
+            Self::Namespace | Self::DomainTopic | Self::Subscription(_) => None,
         }
     }
 
     pub(crate) fn subscription(self) -> Option<&'a SubscriptionFacts> {
         match self {
             Self::Subscription(facts) => Some(facts),
-            Self::Namespace | Self::Topic(_) => None,
+            Self::Namespace | Self::DomainTopic | Self::Topic(_) => None,
         }
     }
 }
@@ -46,6 +48,17 @@ pub(crate) struct TopicFacts {
     pub input_mapping: Option<InputMapping>,
     pub local_auth: bool,
     pub retention: Duration,
+    /// Only of a domain.
+    pub domain: Option<DomainFacts>,
+}
+
+/// What becomes of a domain's topics by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DomainFacts {
+    /// The first subscription to a domain topic makes the topic.
+    pub auto_create: bool,
+    /// Deleting the last subscription to a domain topic deletes the topic.
+    pub auto_delete: bool,
 }
 
 /// Who is given events.

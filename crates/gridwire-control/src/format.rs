@@ -142,10 +142,10 @@ pub(crate) fn read(resource: Resource, sealer: &Sealer, resources: &Resources) -
     if address.key() != key {
         return Err(content("it is stored under another resource's key"));
     }
-    let parent = resources.parent_of(&address);
-    if kind.parent.is_some() && parent.is_none() {
+    if kind.parent.is_some() && resources.parent_of(&address).is_none() {
         return Err(content("its parent is missing"));
     }
+    let parent = resources.ground_of(&address);
     let mut properties = stored.properties;
     for pointer in kind.sealed {
         let Some(secret) = properties.pointer_mut(pointer) else { continue };

@@ -3,6 +3,7 @@
 //! To add a kind: write its module (a [`Spec`] and a function that reads one), add its row here and to
 //! [`KINDS`]. Paths, lists, actions, keys, audit and storage follow from the row.
 
+mod domain_topic;
 mod event_subscription;
 mod namespace;
 mod namespace_subscription;
@@ -14,7 +15,7 @@ mod topic;
 use std::fmt;
 
 use gridwire_core::api_error::ApiError;
-use gridwire_core::limits::SUBSCRIPTIONS_PER_TOPIC_MAX;
+use gridwire_core::limits::{DOMAIN_SUBSCRIPTIONS_MAX, DOMAIN_TOPICS_MAX, SUBSCRIPTIONS_PER_TOPIC_MAX};
 use gridwire_core::time::Timestamp;
 use serde_json::{Map, Value};
 
@@ -71,7 +72,7 @@ pub(crate) struct PatchRule {
     pub status: u16,
     /// Whether the body has the properties at its top.
     pub flat: bool,
-    /// The properties that can be patched.
+    /// The properties that can be patched; a kind without any takes no PATCH.
     pub members: &'static [(&'static str, Patch)],
 }
 
@@ -132,6 +133,9 @@ pub(crate) struct Kind {
     pub envelope: Beside,
     /// Whether it can also be addressed as an extension of its parent.
     pub extension: bool,
+    /// Whether it has nothing but a name: a PUT needs no body, and it may come with its first child and go
+    /// with its last, if the resource above it says so.
+    pub bare: bool,
     pub patch: PatchRule,
     pub actions: &'static [Action],
     pub keys: bool,
@@ -216,17 +220,49 @@ pub(crate) trait Spec: fmt::Debug + Send + Sync {
 }
 
 /// Every kind; parents before their children.
-pub(crate) static KINDS: &[&Kind] =
-    &[&TOPIC, &TOPIC_SUBSCRIPTION, &NAMESPACE, &NAMESPACE_TOPIC, &NAMESPACE_SUBSCRIPTION];
+pub(crate) static KINDS: &[&Kind] = &[
+    &TOPIC,
+    &TOPIC_SUBSCRIPTION,
+    &DOMAIN,
+    &DOMAIN_SUBSCRIPTION,
+    &DOMAIN_TOPIC,
+    &DOMAIN_TOPIC_SUBSCRIPTION,
+    &NAMESPACE,
+    &NAMESPACE_TOPIC,
+    &NAMESPACE_SUBSCRIPTION,
+];
+
+/// In the paths of event subscriptions of every kind.
+pub(crate) const SUBSCRIPTIONS_SEGMENT: &str = "eventSubscriptions";
+
+const RESERVED: &[&str] = &["Microsoft", "EventGrid", "System"];
+
+/// What can be patched of an event subscription of a topic or domain.
+const SUBSCRIPTION_PATCH: PatchRule = PatchRule {
+    status: 201,
+    flat: true,
+    members: &[
+        ("destination", Patch::InsteadOf("deliveryWithResourceIdentity")),
+        ("deliveryWithResourceIdentity", Patch::InsteadOf("destination")),
+        ("filter", Patch::Replace),
+        ("labels", Patch::Replace),
+        ("expirationTimeUtc", Patch::Replace),
+        ("eventDeliverySchema", Patch::Replace),
+        ("retryPolicy", Patch::Merge),
+        ("deadLetterDestination", Patch::InsteadOf("deadLetterWithResourceIdentity")),
+        ("deadLetterWithResourceIdentity", Patch::InsteadOf("deadLetterDestination")),
+    ],
+};
 
 pub(crate) static TOPIC: Kind = Kind {
     segment: "topics",
     parent: None,
     type_name: "Microsoft.EventGrid/topics",
     noun: "topic",
-    name: NameRule { subject: "Topic", chars_max: 50, reserved: &["Microsoft", "EventGrid", "System"] },
+    name: NameRule { subject: "Topic", chars_max: 50, reserved: RESERVED },
     envelope: Beside::Tracked,
     extension: false,
+    bare: false,
     patch: PatchRule {
         status: 200,
         flat: false,
@@ -247,33 +283,107 @@ pub(crate) static TOPIC: Kind = Kind {
     read: topic::read,
 };
 
+const SUBSCRIPTION_SEALED: &[&str] = &["/destination", "/deliveryWithResourceIdentity/destination"];
+
 pub(crate) static TOPIC_SUBSCRIPTION: Kind = Kind {
-    segment: "eventSubscriptions",
+    segment: SUBSCRIPTIONS_SEGMENT,
     parent: Some(&TOPIC),
     type_name: "Microsoft.EventGrid/topics/eventSubscriptions",
     noun: "event subscription",
     name: NameRule { subject: "Event subscription", chars_max: 64, reserved: &[] },
     envelope: Beside::Nothing,
     extension: true,
-    patch: PatchRule {
-        status: 201,
-        flat: true,
-        members: &[
-            ("destination", Patch::InsteadOf("deliveryWithResourceIdentity")),
-            ("deliveryWithResourceIdentity", Patch::InsteadOf("destination")),
-            ("filter", Patch::Replace),
-            ("labels", Patch::Replace),
-            ("expirationTimeUtc", Patch::Replace),
-            ("eventDeliverySchema", Patch::Replace),
-            ("retryPolicy", Patch::Merge),
-            ("deadLetterDestination", Patch::InsteadOf("deadLetterWithResourceIdentity")),
-            ("deadLetterWithResourceIdentity", Patch::InsteadOf("deadLetterDestination")),
-        ],
-    },
+    bare: false,
+    patch: SUBSCRIPTION_PATCH,
     actions: &[Action::GetFullUrl, Action::GetDeliveryAttributes],
     keys: false,
     numbering: Numbering::Subscription,
-    sealed: &["/destination", "/deliveryWithResourceIdentity/destination"],
+    sealed: SUBSCRIPTION_SEALED,
+    siblings_max: Some(SUBSCRIPTIONS_PER_TOPIC_MAX),
+    read: event_subscription::read,
+};
+
+pub(crate) static DOMAIN: Kind = Kind {
+    segment: "domains",
+    parent: None,
+    type_name: "Microsoft.EventGrid/domains",
+    noun: "domain",
+    name: NameRule { subject: "Domain", chars_max: 50, reserved: RESERVED },
+    envelope: Beside::Tracked,
+    extension: false,
+    bare: false,
+    patch: PatchRule {
+        status: 200,
+        flat: false,
+        members: &[
+            ("publicNetworkAccess", Patch::Replace),
+            ("inboundIpRules", Patch::Replace),
+            ("minimumTlsVersionAllowed", Patch::Replace),
+            ("disableLocalAuth", Patch::Replace),
+            ("dataResidencyBoundary", Patch::Replace),
+            ("eventTypeInfo", Patch::Replace),
+            ("autoCreateTopicWithFirstSubscription", Patch::Replace),
+            ("autoDeleteTopicWithLastSubscription", Patch::Replace),
+        ],
+    },
+    actions: &[Action::ListKeys, Action::RegenerateKey],
+    keys: true,
+    numbering: Numbering::Topic,
+    sealed: &[],
+    siblings_max: None,
+    read: topic::read_domain,
+};
+
+pub(crate) static DOMAIN_SUBSCRIPTION: Kind = Kind {
+    segment: SUBSCRIPTIONS_SEGMENT,
+    parent: Some(&DOMAIN),
+    type_name: "Microsoft.EventGrid/domains/eventSubscriptions",
+    noun: "event subscription",
+    name: NameRule { subject: "Event subscription", chars_max: 64, reserved: &[] },
+    envelope: Beside::Nothing,
+    extension: true,
+    bare: false,
+    patch: SUBSCRIPTION_PATCH,
+    actions: &[Action::GetFullUrl, Action::GetDeliveryAttributes],
+    keys: false,
+    numbering: Numbering::Subscription,
+    sealed: SUBSCRIPTION_SEALED,
+    siblings_max: Some(DOMAIN_SUBSCRIPTIONS_MAX),
+    read: event_subscription::read,
+};
+
+pub(crate) static DOMAIN_TOPIC: Kind = Kind {
+    segment: "topics",
+    parent: Some(&DOMAIN),
+    type_name: "Microsoft.EventGrid/domains/topics",
+    noun: "domain topic",
+    name: NameRule { subject: "Domain topic", chars_max: 50, reserved: &[] },
+    envelope: Beside::Nothing,
+    extension: false,
+    bare: true,
+    patch: PatchRule { status: 200, flat: false, members: &[] },
+    actions: &[],
+    keys: false,
+    numbering: Numbering::Nothing,
+    sealed: &[],
+    siblings_max: Some(DOMAIN_TOPICS_MAX),
+    read: domain_topic::read,
+};
+
+pub(crate) static DOMAIN_TOPIC_SUBSCRIPTION: Kind = Kind {
+    segment: SUBSCRIPTIONS_SEGMENT,
+    parent: Some(&DOMAIN_TOPIC),
+    type_name: "Microsoft.EventGrid/domains/topics/eventSubscriptions",
+    noun: "event subscription",
+    name: NameRule { subject: "Event subscription", chars_max: 64, reserved: &[] },
+    envelope: Beside::Nothing,
+    extension: true,
+    bare: false,
+    patch: SUBSCRIPTION_PATCH,
+    actions: &[Action::GetFullUrl, Action::GetDeliveryAttributes],
+    keys: false,
+    numbering: Numbering::Subscription,
+    sealed: SUBSCRIPTION_SEALED,
     siblings_max: Some(SUBSCRIPTIONS_PER_TOPIC_MAX),
     read: event_subscription::read,
 };
@@ -286,6 +396,7 @@ pub(crate) static NAMESPACE: Kind = Kind {
     name: NameRule { subject: "Namespace", chars_max: 50, reserved: &[] },
     envelope: Beside::TrackedWithSku,
     extension: false,
+    bare: false,
     patch: PatchRule {
         status: 200,
         flat: false,
@@ -312,6 +423,7 @@ pub(crate) static NAMESPACE_TOPIC: Kind = Kind {
     name: NameRule { subject: "Namespace topic", chars_max: 50, reserved: &[] },
     envelope: Beside::Nothing,
     extension: false,
+    bare: false,
     patch: PatchRule { status: 200, flat: false, members: &[("eventRetentionInDays", Patch::Replace)] },
     actions: &[Action::ListKeys, Action::RegenerateKey],
     keys: true,
@@ -322,13 +434,14 @@ pub(crate) static NAMESPACE_TOPIC: Kind = Kind {
 };
 
 pub(crate) static NAMESPACE_SUBSCRIPTION: Kind = Kind {
-    segment: "eventSubscriptions",
+    segment: SUBSCRIPTIONS_SEGMENT,
     parent: Some(&NAMESPACE_TOPIC),
     type_name: "Microsoft.EventGrid/namespaces/topics/eventSubscriptions",
     noun: "event subscription",
     name: NameRule { subject: "Event subscription", chars_max: 50, reserved: &[] },
     envelope: Beside::Nothing,
     extension: false,
+    bare: false,
     patch: PatchRule {
         status: 200,
         flat: false,

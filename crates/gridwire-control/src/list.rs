@@ -9,13 +9,13 @@ use crate::address::{Address, Form, ROOT, group_prefix};
 use crate::document::{Entry, Resources, not_found};
 use crate::kinds::Kind;
 use crate::options::PublicAddresses;
-use crate::provider::TOPIC_TYPE;
+use crate::provider::topic_type_of as topic_type;
 use crate::request::{LISTED_BY_PLACE, Query, Scope};
 
 /// What a list asks for.
 #[derive(Debug)]
 pub(crate) struct List<'a> {
-    pub kind: &'static Kind,
+    pub kinds: &'a [&'static Kind],
     pub scope: &'a Scope,
     pub form: Form,
     /// Only what belongs to a resource at this location.
@@ -37,7 +37,7 @@ impl List<'_> {
         location: Option<&'a str>,
         topic_type: Option<&'a str>,
     ) -> List<'a> {
-        List { kind: LISTED_BY_PLACE, scope, form: Form::Scope, location, topic_type }
+        List { kinds: LISTED_BY_PLACE, scope, form: Form::Scope, location, topic_type }
     }
 
     /// One page. The token of the next one is the key of this one's last resource, so that resources that come
@@ -50,12 +50,12 @@ impl List<'_> {
             Scope::ResourceGroup { subscription, resource_group } => {
                 format!("{}/", group_prefix(subscription, resource_group))
             }
-            Scope::Parent(parent) => below_parent(resources, parent, self.kind)?,
+            Scope::Parent(parent) => below_parent(resources, parent, self.kinds)?,
         };
         let after = query.skip_token.as_deref().map(|token| read_token(token, &prefix)).transpose()?;
         let mut found = resources
             .below(&prefix, after.as_deref())
-            .filter(|entry| entry.kind() == self.kind)
+            .filter(|entry| self.kinds.contains(&entry.kind()))
             .filter(|entry| self.wants(resources, entry))
             .filter(|entry| {
                 let name = entry.document.address.name();
@@ -75,12 +75,12 @@ impl List<'_> {
     }
 
     fn wants(&self, resources: &Resources, entry: &Entry) -> bool {
-        if self.topic_type.is_some_and(|wanted| !wanted.eq_ignore_ascii_case(TOPIC_TYPE)) {
+        if self.topic_type.is_some_and(|wanted| !wanted.eq_ignore_ascii_case(topic_type(entry.kind()))) {
             return false;
         }
         let Some(wanted) = self.location else { return true };
         let location = resources
-            .parent_of(&entry.document.address)
+            .ground_of(&entry.document.address)
             .and_then(|parent| parent.document.envelope.location.as_deref())
             .unwrap_or_default();
         plain(location) == plain(wanted)
@@ -92,11 +92,13 @@ fn plain(location: &str) -> String {
     location.replace(' ', "").to_ascii_lowercase()
 }
 
-fn below_parent(resources: &Resources, parent: &Address, kind: &Kind) -> Result<String, ApiError> {
+fn below_parent(resources: &Resources, parent: &Address, kinds: &[&Kind]) -> Result<String, ApiError> {
     if resources.get(parent).is_none() {
         return Err(not_found(parent));
     }
-    Ok(format!("{}/{}/", parent.key(), kind.segment.to_ascii_lowercase()))
+    // Kinds of one list stand at one segment.
+    let segment = kinds.first().map_or_else(String::new, |kind| kind.segment.to_ascii_lowercase());
+    Ok(format!("{}/{segment}/", parent.key()))
 }
 
 fn read_token(token: &str, prefix: &str) -> Result<String, ApiError> {

@@ -99,7 +99,7 @@ impl Default for DeadLetterPatience {
 impl DeadLetterPatience {
     pub(crate) fn of(self, kind: TopicKind) -> DeadLetterPolicy {
         let patience = match kind {
-            TopicKind::Custom => self.custom,
+            TopicKind::Custom | TopicKind::Domain => self.custom,
             TopicKind::Namespace => self.namespace,
         };
         DeadLetterPolicy { patience }

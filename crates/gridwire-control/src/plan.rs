@@ -70,6 +70,8 @@ pub(crate) struct Plan {
     pub changes: bool,
     /// What the endpoint has to agree to first.
     pub handshake: Option<Handshake>,
+    /// The parent that is to be created first.
+    pub parent: Option<Document>,
 }
 
 /// Plans a PUT or PATCH of `address`.
@@ -83,11 +85,18 @@ pub(crate) fn plan(
     let kind = address.kind;
     let existing = resources.get(address).map(Arc::as_ref);
     preconditions.check(existing)?;
-    let parent = resources.parent_of(address);
-    if kind.parent.is_some() && parent.is_none() {
-        return Err(parent_not_found(address));
-    }
-    let address = settle(address, existing, parent.map(Arc::as_ref));
+    let new_parent = match kind.parent {
+        Some(_) if resources.parent_of(address).is_none() => {
+            Some(plan_parent(resources, address, write, judgement)?)
+        }
+        _ => None,
+    };
+    let above = match &new_parent {
+        Some(parent) => Some(&parent.address),
+        None => resources.parent_of(address).map(|parent| &parent.document.address),
+    };
+    let address = settle(address, existing, above);
+    let parent = resources.ground_of(&address);
     if existing.is_none() {
         if write.patch {
             return Err(not_found(&address));
@@ -122,7 +131,7 @@ pub(crate) fn plan(
         (Some(webhook), Some(parent)) if agreed != Some(&webhook) => {
             parent.facts().topic().map(|topic| Handshake {
                 webhook,
-                topic_resource_id: parent.document.address.id(Form::Nested),
+                topic_resource_id: address.parent().unwrap_or_else(|| address.clone()).id(Form::Nested),
                 subscription_name: address.name().to_owned(),
                 topic_kind: topic.kind,
             })
@@ -143,17 +152,48 @@ pub(crate) fn plan(
         replaces: existing.map(|entry| entry.revision),
         document,
         handshake,
+        parent: new_parent,
+    })
+}
+
+/// The missing parent of `address`, if it comes with its first child: a domain topic with its first
+/// subscription.
+fn plan_parent(
+    resources: &Resources,
+    address: &Address,
+    write: &Write,
+    judgement: Judgement,
+) -> Result<Document, ApiError> {
+    let missing = || parent_not_found(address);
+    let parent = address.parent().ok_or_else(missing)?;
+    let above = resources.parent_of(&parent).ok_or_else(missing)?;
+    let wanted =
+        above.facts().topic().and_then(|topic| topic.domain).is_some_and(|domain| domain.auto_create);
+    if write.patch || !parent.kind.bare || !wanted {
+        return Err(missing());
+    }
+    let parent = settle(&parent, None, Some(&above.document.address));
+    parent.kind.name.check(parent.name())?;
+    check_siblings(resources, &parent)?;
+    let spec = (parent.kind.read)(&Members::new(&Map::new(), ""), Ground::default())?;
+    Ok(Document {
+        address: parent,
+        envelope: Envelope::default(),
+        created_at: judgement.now,
+        modified_at: judgement.now,
+        numbers: Numbers::Nothing,
+        keys: None,
+        spec: Arc::from(spec),
     })
 }
 
 /// The address in the case that is kept: a resource's own from when it was created, above it its parent's.
-fn settle(address: &Address, existing: Option<&Entry>, parent: Option<&Entry>) -> Address {
+fn settle(address: &Address, existing: Option<&Entry>, above: Option<&Address>) -> Address {
     if let Some(entry) = existing {
         return entry.document.address.clone();
     }
     let mut address = address.clone();
-    if let Some(parent) = parent {
-        let above = &parent.document.address;
+    if let Some(above) = above {
         address.subscription.clone_from(&above.subscription);
         address.resource_group.clone_from(&above.resource_group);
         address.names.splice(..above.names.len(), above.names.iter().cloned());
@@ -163,8 +203,7 @@ fn settle(address: &Address, existing: Option<&Entry>, parent: Option<&Entry>) -
 
 fn check_siblings(resources: &Resources, address: &Address) -> Result<(), ApiError> {
     let (Some(max), Some(parent)) = (address.kind.siblings_max, address.parent()) else { return Ok(()) };
-    let prefix = format!("{}/{}/", parent.key(), address.kind.segment.to_ascii_lowercase());
-    if resources.below(&prefix, None).take(max).count() < max {
+    if resources.count_siblings(address) < max {
         return Ok(());
     }
     Err(ApiError::new(

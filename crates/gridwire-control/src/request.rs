@@ -7,7 +7,7 @@ use http::uri::Authority;
 use percent_encoding::percent_decode_str;
 
 use crate::address::{Address, Form};
-use crate::kinds::{Action, Kind, TOPIC_SUBSCRIPTION};
+use crate::kinds::{Action, DOMAIN_SUBSCRIPTION, DOMAIN_TOPIC_SUBSCRIPTION, Kind, TOPIC_SUBSCRIPTION};
 use crate::limits::{RESOURCE_GROUP_CHARS_MAX, TARGET_BYTES_MAX, TOP, TOP_DEFAULT};
 use crate::name_filter::NameFilter;
 
@@ -156,7 +156,7 @@ fn unknown_path() -> ApiError {
     ApiError::new(
         ErrorCode::NotFound,
         format!(
-            "There is no resource of {PROVIDER} at this path. Event subscriptions belong to topics and namespace topics."
+            "There is no resource of {PROVIDER} at this path. Event subscriptions belong to topics, domains, domain topics and namespace topics."
         ),
     )
 }
@@ -339,13 +339,14 @@ fn group_target(subscription: String, resource_group: String, rest: &[&str]) -> 
     }
 }
 
-/// The kind that lists of event subscriptions by place show.
-pub(crate) const LISTED_BY_PLACE: &Kind = &TOPIC_SUBSCRIPTION;
+/// The kinds that lists of event subscriptions by place show.
+pub(crate) const LISTED_BY_PLACE: &[&Kind] =
+    &[&TOPIC_SUBSCRIPTION, &DOMAIN_SUBSCRIPTION, &DOMAIN_TOPIC_SUBSCRIPTION];
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::{NAMESPACE_SUBSCRIPTION, NAMESPACE_TOPIC, TOPIC};
+    use crate::kinds::{DOMAIN, DOMAIN_TOPIC, NAMESPACE_SUBSCRIPTION, NAMESPACE_TOPIC, TOPIC};
 
     const SUB: &str = "00000000-0000-0000-0000-000000000001";
 
@@ -370,6 +371,14 @@ mod tests {
             &["o", "e"],
             Form::Scope,
         );
+        check_resource("domains/Shops", &DOMAIN, &["Shops"], Form::Nested);
+        check_resource("domains/d/topics/t", &DOMAIN_TOPIC, &["d", "t"], Form::Nested);
+        for (between, form) in [("", Form::Nested), ("providers/Microsoft.EventGrid/", Form::Scope)] {
+            let (all, one) = (&DOMAIN_SUBSCRIPTION, &DOMAIN_TOPIC_SUBSCRIPTION);
+            check_resource(&format!("domains/d/{between}eventSubscriptions/e"), all, &["d", "e"], form);
+            let path = format!("domains/d/topics/t/{between}eventSubscriptions/e");
+            check_resource(&path, one, &["d", "t", "e"], form);
+        }
         check_resource("namespaces/n/topics/t", &NAMESPACE_TOPIC, &["n", "t"], Form::Nested);
         check_resource(
             "namespaces/n/topics/t/eventSubscriptions/e",
@@ -387,6 +396,9 @@ mod tests {
             "things/a",
             "topics/a/b",
             "topics/a/listKeys/b",
+            "domains/d/topics/t/listKeys",
+            "domains/d/topics/t/topics/u",
+            "domains/d/providers/Microsoft.EventGrid/topics/t",
             "topics/a/getFullUrl",
             "topics//listKeys",
             "namespaces/n/eventSubscriptions/e",

@@ -32,7 +32,10 @@ pub const FILTER_VALUES_MAX: usize = 25;
 pub const FILTER_STRING_CHARS_MAX: usize = 512;
 /// Members in a filter key such as `data.a.b`; bounds the walk into an event.
 pub const FILTER_KEY_DEPTH_MAX: usize = 8;
-/// Subscriptions of one topic (service limit).
+/// Topics of one domain, and subscriptions to all of a domain (service limits).
+pub const DOMAIN_TOPICS_MAX: usize = 100_000;
+pub const DOMAIN_SUBSCRIPTIONS_MAX: usize = 50;
+/// Subscriptions of one topic or domain topic (service limit).
 pub const SUBSCRIPTIONS_PER_TOPIC_MAX: usize = 500;
 
 /// `maxEvents` of one receive (service limit).

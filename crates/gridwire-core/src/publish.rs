@@ -10,6 +10,7 @@ mod binary;
 mod check;
 mod cloud_event;
 mod custom;
+mod domain;
 mod event_grid;
 mod json;
 mod mapping;
@@ -28,6 +29,7 @@ use crate::time::Timestamp;
 use self::json::Progress;
 use self::media_type::MediaType;
 
+pub use self::domain::{domain_topic, route_to_domain_topics};
 pub use self::mapping::{InputMapping, MappedField};
 
 // An event is never larger than the request that brings it, so one check covers both limits.
@@ -67,7 +69,7 @@ pub fn parse<'a>(
     }
     let schema = match request.kind {
         TopicKind::Namespace => InputSchema::CloudEvent,
-        TopicKind::Custom => request.schema,
+        TopicKind::Custom | TopicKind::Domain => request.schema,
     };
     let media_type = request.content_type.map(MediaType::parse);
     if schema == InputSchema::CloudEvent {
@@ -106,7 +108,7 @@ fn parse_cloud_events<'a>(
     }
     // The hosted service's documents show only the CloudEvents types; plain `application/json` is what people
     // send by hand to a topic, and its first character tells which of the two it is.
-    let plain_json = request.kind == TopicKind::Custom && media_type.is_some_and(MediaType::is_plain_json);
+    let plain_json = request.kind != TopicKind::Namespace && media_type.is_some_and(MediaType::is_plain_json);
     let (one, batch) = match media_type {
         Some(media_type) if media_type.is("application/cloudevents+json") => (true, false),
         Some(media_type) if media_type.is("application/cloudevents-batch+json") => (false, true),
@@ -146,7 +148,7 @@ where
         return Err(wrong_outside(text, "a JSON array of events"));
     }
     let events_max = match kind {
-        TopicKind::Custom => BASIC_EVENTS_MAX,
+        TopicKind::Custom | TopicKind::Domain => BASIC_EVENTS_MAX,
         TopicKind::Namespace => NAMESPACE_EVENTS_MAX,
     };
     let events = json::parse(text, Batch { each, events_max, progress }, progress)?;

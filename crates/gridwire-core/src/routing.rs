@@ -3,6 +3,8 @@
 //! Control builds a new table from its resources after each change and hands it over whole
 //! ([`DeliveryPort::install`]); the broker routes by the latest one. A table never changes under a reader.
 
+mod domain_topics;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
@@ -11,12 +13,14 @@ use std::time::Duration;
 
 use subtle::ConstantTimeEq;
 
-use crate::event::{DeliverySchema, InputSchema};
-use crate::filter::{FilterSpec, Matcher};
+use crate::event::{DeliverySchema, Event, InputSchema};
+use crate::filter::{FilterSpec, MatchSet, Matcher};
 use crate::ids::{Slot, SubscriptionNumber, TopicNumber};
 use crate::patience::DeadLetterPolicy;
-use crate::publish::InputMapping;
+use crate::publish::{self, InputMapping};
 use crate::retry::{RetryPolicy, Tier};
+
+pub use domain_topics::{DomainTopicRoute, DomainTopics};
 
 /// A future that does not name its type, so that a port can be a trait object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -68,12 +72,14 @@ impl Credentials {
 pub enum TopicKind {
     /// A custom topic: `topics/{name}`, `POST …/api/events`.
     Custom,
+    /// A domain: `domains/{name}`, `POST …/api/events`. Each of its events names a domain topic.
+    Domain,
     /// A topic of a namespace: `POST …/topics/{name}:publish`.
     Namespace,
 }
 
 /// A topic, ready to publish to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TopicRoute {
     pub number: TopicNumber,
     pub kind: TopicKind,
@@ -86,9 +92,35 @@ pub struct TopicRoute {
     pub credentials: Credentials,
     /// How long an undelivered event is kept at most.
     pub retention: Duration,
-    pub matcher: Matcher,
-    /// By lower-cased name.
+    /// Of a domain: the filters of the subscriptions to all of it.
+    pub matcher: Arc<Matcher>,
+    /// By lower-cased name. Of a domain: those to all of it.
     pub subscriptions: HashMap<String, Arc<SubscriptionRoute>>,
+    /// Of a domain: its topics that have subscriptions of their own.
+    pub domain_topics: DomainTopics,
+}
+
+impl TopicRoute {
+    /// Puts into `into`, instead of what it holds, the slots of all subscriptions that get `event`. Of a domain
+    /// those are subscriptions to it and to the event's domain topic; `scratch` is for the latter.
+    pub fn matches(&self, event: &Event<'_>, into: &mut MatchSet, scratch: &mut MatchSet) {
+        self.matcher.matches(event, into);
+        if self.kind != TopicKind::Domain {
+            return;
+        }
+        if let Some(name) = publish::domain_topic(event, &self.resource_id)
+            && let Some(topic) = self.domain_topics.get(name)
+        {
+            topic.matcher.matches(event, scratch);
+            into.merge(scratch);
+        }
+    }
+
+    /// Every subscription to the topic and, of a domain, to its topics; in no order.
+    pub fn all_subscriptions(&self) -> impl Iterator<Item = &Arc<SubscriptionRoute>> {
+        let below = self.domain_topics.iter().flat_map(|topic| topic.subscriptions.values());
+        self.subscriptions.values().chain(below)
+    }
 }
 
 /// An event subscription, ready to deliver to.
@@ -100,6 +132,7 @@ pub struct SubscriptionRoute {
     pub topic_kind: TopicKind,
     pub name: String,
     pub resource_id: String,
+    /// The topic's, or the domain topic's.
     pub topic_name: String,
     pub topic_resource_id: String,
     /// Empty for a custom topic.
@@ -108,6 +141,19 @@ pub struct SubscriptionRoute {
     pub webhook: Option<Webhook>,
     pub dead_letter: Option<DeadLetterDestination>,
     pub filter: Arc<FilterSpec>,
+}
+
+impl SubscriptionRoute {
+    /// The ARM id of the topic that `event` was published to. An event of a domain names its domain topic,
+    /// which a subscription to the whole domain has to tell from others.
+    pub fn topic_of<'a>(&'a self, event: &'a Event<'_>) -> &'a str {
+        match (self.topic_kind, event.schema) {
+            (TopicKind::Domain, InputSchema::EventGrid | InputSchema::Custom) => &event.source,
+            (TopicKind::Domain, InputSchema::CloudEvent) | (TopicKind::Custom | TopicKind::Namespace, _) => {
+                &self.topic_resource_id
+            }
+        }
+    }
 }
 
 /// The rules by which a subscription's queue runs; what the shard knows of a subscription.
@@ -213,20 +259,23 @@ impl Place {
 }
 
 /// All of it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RoutingTable {
     /// Custom topics.
     pub topics: HashMap<Place, Arc<TopicRoute>>,
+    pub domains: HashMap<Place, Arc<TopicRoute>>,
     pub namespaces: HashMap<Place, Arc<NamespaceRoute>>,
-    /// Every topic of either kind.
+    /// Every topic of any kind; a domain is one.
     pub by_number: HashMap<TopicNumber, Arc<TopicRoute>>,
 }
 
 impl RoutingTable {
-    /// The custom topics called `name` in any place: for host-name routing. More than one is ambiguous.
+    /// The custom topics and domains called `name` in any place: for host-name routing, which does not tell
+    /// one from the other. More than one is ambiguous.
     pub fn topics_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Arc<TopicRoute>> + 'a {
         self.topics
             .iter()
+            .chain(&self.domains)
             .filter(move |(place, _)| place.name.eq_ignore_ascii_case(name))
             .map(|(_, route)| route)
     }
@@ -245,9 +294,78 @@ impl RoutingTable {
     /// Every subscription of every topic, in order of number (so that walks are repeatable).
     pub fn subscriptions(&self) -> Vec<Arc<SubscriptionRoute>> {
         let mut all: Vec<_> =
-            self.by_number.values().flat_map(|topic| topic.subscriptions.values().cloned()).collect();
+            self.by_number.values().flat_map(|topic| topic.all_subscriptions().cloned()).collect();
         all.sort_by_key(|subscription| subscription.number);
         all
+    }
+
+    /// The subscription whose number or ARM id this is.
+    pub fn subscription(&self, wanted: &str) -> Option<Arc<SubscriptionRoute>> {
+        let wanted = wanted.trim_matches('/');
+        let number = wanted.parse().ok();
+        let is_it = |route: &&Arc<SubscriptionRoute>| {
+            number == Some(route.number.0) || wanted.eq_ignore_ascii_case(route.resource_id.trim_matches('/'))
+        };
+        self.by_number.values().flat_map(|topic| topic.all_subscriptions()).find(is_it).cloned()
+    }
+
+    /// What is new or other than in `old`, and what is gone. Costs what differs and a look at each topic, not
+    /// at each subscription.
+    pub fn since(&self, old: &Self) -> TableChange {
+        let mut change = TableChange::default();
+        for (number, topic) in &self.by_number {
+            match old.by_number.get(number) {
+                Some(before) if Arc::ptr_eq(before, topic) => {}
+                Some(before) => {
+                    change.compare(&before.subscriptions, &topic.subscriptions);
+                    topic.domain_topics.compare(&before.domain_topics, &mut |was, is| {
+                        let none = HashMap::new();
+                        change.compare(
+                            was.map_or(&none, |route| &route.subscriptions),
+                            is.map_or(&none, |route| &route.subscriptions),
+                        );
+                    });
+                }
+                None => change.put.extend(topic.all_subscriptions().map(|route| (None, Arc::clone(route)))),
+            }
+        }
+        for (number, topic) in &old.by_number {
+            if !self.by_number.contains_key(number) {
+                change.gone.extend(topic.all_subscriptions().cloned());
+            }
+        }
+        change.put.sort_by_key(|(_, route)| route.number);
+        change.gone.sort_by_key(|route| route.number);
+        change
+    }
+}
+
+/// How one routing table differs from another, by subscription, in order of number.
+#[derive(Debug, Default)]
+pub struct TableChange {
+    /// Those that are new or another value: as they were, if they were, and as they are.
+    pub put: Vec<(Option<Arc<SubscriptionRoute>>, Arc<SubscriptionRoute>)>,
+    pub gone: Vec<Arc<SubscriptionRoute>>,
+}
+
+impl TableChange {
+    /// A name is used again by another subscription when one was deleted and created: the number tells.
+    fn compare(
+        &mut self,
+        old: &HashMap<String, Arc<SubscriptionRoute>>,
+        new: &HashMap<String, Arc<SubscriptionRoute>>,
+    ) {
+        for (name, route) in new {
+            let before = old.get(name).filter(|before| before.number == route.number);
+            if before.is_none_or(|before| !Arc::ptr_eq(before, route)) {
+                self.put.push((before.cloned(), Arc::clone(route)));
+            }
+        }
+        for (name, route) in old {
+            if new.get(name).is_none_or(|now| now.number != route.number) {
+                self.gone.push(Arc::clone(route));
+            }
+        }
     }
 }
 

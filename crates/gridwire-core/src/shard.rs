@@ -558,7 +558,7 @@ impl Shard {
         queue.end(out);
         out.record(Decision::Gone { subscription });
         if let Some(topic) = self.topics.get_mut(&queue.topic) {
-            topic.slots.retain(|_, number| *number != subscription);
+            topic.slots.remove(&queue.slot);
             // The tail is told again when the topic gets its next subscription.
             if topic.slots.is_empty() {
                 self.topics.remove(&queue.topic);

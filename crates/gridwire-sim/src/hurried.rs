@@ -55,6 +55,7 @@ impl Hurried {
         });
         RoutingTable {
             topics: table.topics.iter().map(|(place, topic)| (place.clone(), same(topic))).collect(),
+            domains: table.domains.iter().map(|(place, topic)| (place.clone(), same(topic))).collect(),
             namespaces: namespaces.collect(),
             by_number,
         }
@@ -77,8 +78,10 @@ impl Hurried {
             input_mapping: topic.input_mapping.clone(),
             credentials: topic.credentials.clone(),
             retention: topic.retention,
-            matcher: Matcher::compile(topic.input_schema, &filters),
+            matcher: Arc::new(Matcher::compile(topic.input_schema, &filters)),
             subscriptions,
+            // The simulation plans no domains yet.
+            domain_topics: topic.domain_topics.clone(),
         }
     }
 

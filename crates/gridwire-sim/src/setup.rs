@@ -71,6 +71,7 @@ async fn make_topic(world: &Arc<World>, topic: &TopicPlan) -> Place {
 fn resource_of(topic: &TopicPlan) -> String {
     match topic.kind {
         TopicKind::Custom => format!("topics/{}", topic.name),
+        TopicKind::Domain => format!("domains/{}", topic.name),
         TopicKind::Namespace => format!("namespaces/{NAMESPACE}/topics/{}", topic.name),
     }
 }
@@ -181,7 +182,7 @@ fn body_of(world: &World, plan: &SubscriptionPlan) -> (String, Value) {
 fn told_of(world: &World, plan: &SubscriptionPlan) -> Subscription {
     let topic = &world.plan.topics[plan.topic];
     let filter = match topic.kind {
-        TopicKind::Custom => FilterSpec::from_basic(&plan.filter.to_basic()),
+        TopicKind::Custom | TopicKind::Domain => FilterSpec::from_basic(&plan.filter.to_basic()),
         TopicKind::Namespace => FilterSpec::from_namespace(&plan.filter.to_namespace()),
     };
     let haste = world.plan.haste;

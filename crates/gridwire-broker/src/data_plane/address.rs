@@ -1,7 +1,7 @@
 //! Which resource and which operation a request line means.
 //!
 //! Custom topics: `/{subscription}/{resourceGroup}/topics/{name}/api/events`, or `/api/events` with the topic
-//! as the first label of the host. Namespaces: an optional `/{subscription}/{resourceGroup}/namespaces/{name}`
+//! as the first label of the host. Domains: the same with `domains`. Namespaces: an optional `/{subscription}/{resourceGroup}/namespaces/{name}`
 //! (or the host's first label), then `/topics/{t}:publish` or
 //! `/topics/{t}/eventsubscriptions/{s}:{operation}`. Fixed words match in any case.
 
@@ -41,6 +41,7 @@ pub(super) enum Operation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     Topic(Named),
+    Domain(Place),
     Namespace {
         place: Option<Named>,
         topic: String,
@@ -85,6 +86,11 @@ pub(super) fn parse(parts: &Parts, base_domain: Option<&str>) -> Result<Target, 
             if is(topics, "topics") && is(api, "api") && is(events, "events") =>
         {
             Ok(Target::Topic(Named::Place(Place::new(subscription, group, name))))
+        }
+        [subscription, group, domains, name, api, events]
+            if is(domains, "domains") && is(api, "api") && is(events, "events") =>
+        {
+            Ok(Target::Domain(Place::new(subscription, group, name)))
         }
         [gridwire, v1, subscriptions, id @ .., deliveries]
             if is(gridwire, "gridwire")
@@ -172,6 +178,13 @@ pub(super) fn topic(table: &RoutingTable, named: &Named) -> Result<Arc<TopicRout
         Named::Place(place) => table.topics.get(place).cloned().ok_or_else(|| missing(&place.name)),
         Named::Name(name) => only(table.topics_named(name), name, missing),
     }
+}
+
+pub(super) fn domain(table: &RoutingTable, place: &Place) -> Result<Arc<TopicRoute>, ApiError> {
+    table.domains.get(place).cloned().ok_or_else(|| {
+        let message = format!("The domain '{}' was not found.", shown(&place.name));
+        ApiError::new(ErrorCode::NotFound, message)
+    })
 }
 
 pub(super) fn namespace(table: &RoutingTable, named: &Named) -> Result<Arc<NamespaceRoute>, ApiError> {

@@ -42,7 +42,7 @@ pub(super) async fn events(
     accepted?;
     Ok(match topic.kind {
         // Python treats only an empty-bodied 200 alike everywhere; namespaces must answer JSON.
-        TopicKind::Custom => gridwire_http::empty(StatusCode::OK),
+        TopicKind::Custom | TopicKind::Domain => gridwire_http::empty(StatusCode::OK),
         TopicKind::Namespace => gridwire_http::json(StatusCode::OK, Bytes::from_static(b"{}")),
     })
 }
@@ -80,12 +80,15 @@ async fn accept(
             body: &body,
             now: broker.now(),
         };
-        let events = publish::parse(&request, &mut || broker.outside().rng.uuid())?;
+        let mut events = publish::parse(&request, &mut || broker.outside().rng.uuid())?;
+        if topic.kind == TopicKind::Domain {
+            publish::route_to_domain_topics(&mut events, &topic.resource_id)?;
+        }
         let mut frame = FrameBuilder::new(topic.number, body.len() + events.len() * FRAME_OVERHEAD);
-        let mut matched = MatchSet::default();
+        let (mut matched, mut scratch) = (MatchSet::default(), MatchSet::default());
         let mut unmatched = 0;
         for event in &events {
-            topic.matcher.matches(event, &mut matched);
+            topic.matches(event, &mut matched, &mut scratch);
             if matched.is_empty() {
                 unmatched += 1;
             } else {

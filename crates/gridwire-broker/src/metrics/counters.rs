@@ -1,6 +1,7 @@
 //! The counters themselves. Whoever counts holds the `Arc` of a topic or subscription, found by number once
 //! for each request or attempt, so that an event costs additions only.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,8 +9,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use gridwire_core::api_error::ErrorCode;
 use gridwire_core::filter::MatchSet;
+use gridwire_core::ids::Slot;
 use gridwire_core::retry::Outcome;
 use gridwire_core::shard::{DeadLetterReason, Settlement, TokenError};
+
+use super::slots::Slots;
 
 /// Upper bounds of the latency histograms, in seconds.
 pub(super) const BUCKETS: [f64; 14] =
@@ -116,30 +120,29 @@ pub(crate) struct TopicCounters {
     /// Publish requests refused, by error.
     pub(super) refused: ByLabel<ERRORS>,
     /// The subscriptions by slot, for counting matches. Replaced as a whole when they change.
-    pub(super) slots: ArcSwap<Vec<Option<Arc<SubscriptionCounters>>>>,
+    pub(super) slots: ArcSwap<Slots>,
 }
 
 /// How many events of one request each slot matched: counted apart, for a request may still be refused.
 #[derive(Debug)]
 pub(crate) struct Tally {
-    slots: Arc<Vec<Option<Arc<SubscriptionCounters>>>>,
-    counts: Vec<u64>,
+    slots: Arc<Slots>,
+    /// Only what was matched: a domain has many slots, of which a request meets few.
+    counts: BTreeMap<Slot, u64>,
 }
 
 impl Tally {
     pub(crate) fn add(&mut self, matched: &MatchSet) {
         for slot in matched.iter() {
-            // A slot that is not there belongs to a table newer than ours, for a moment.
-            if let Some(count) = self.counts.get_mut(slot.0 as usize) {
-                *count += 1;
-            }
+            *self.counts.entry(slot).or_default() += 1;
         }
     }
 
     /// The request was accepted.
     pub(crate) fn count(self) {
-        for (slot, count) in self.slots.iter().zip(self.counts) {
-            if let (Some(subscription), 1..) = (slot, count) {
+        for (slot, count) in self.counts {
+            // A slot that is not there belongs to a table newer than ours, for a moment.
+            if let Some(subscription) = self.slots.get(slot) {
                 add(&subscription.matched, count);
             }
         }
@@ -148,8 +151,7 @@ impl Tally {
 
 impl TopicCounters {
     pub(crate) fn tally(&self) -> Tally {
-        let slots = self.slots.load_full();
-        Tally { counts: vec![0; slots.len()], slots }
+        Tally { slots: self.slots.load_full(), counts: BTreeMap::new() }
     }
 
     pub(crate) fn refuse(&self, error: ErrorCode) {

@@ -19,7 +19,9 @@ const ONE: SubscriptionNumber = SubscriptionNumber(10);
 fn metrics() -> (Metrics, Arc<TopicCounters>, Arc<SubscriptionCounters>) {
     let metrics = Metrics::default();
     let (topic, one) = (Arc::<TopicCounters>::default(), Arc::<SubscriptionCounters>::default());
-    topic.slots.store(Arc::new(vec![None, None, Some(Arc::clone(&one))]));
+    let mut slots = Slots::default();
+    slots.set(Slot(2), Some(Arc::clone(&one)));
+    topic.slots.store(Arc::new(slots));
     let mut of = metrics.of.write().unwrap();
     of.topics.insert(TOPIC, Arc::clone(&topic));
     of.subscriptions.insert(ONE, Arc::clone(&one));
@@ -128,19 +130,52 @@ fn what_is_beyond_the_bound_is_summed_up_as_other() {
     assert_eq!(lines, [of("t", "s0", 0), of("t", "s1", 1), of("t", "s2", 2), of("other", "other", 7)]);
 }
 
-#[test]
-fn a_queues_figures_come_from_its_status() {
-    let totals = Totals { delivered: 3, ..Totals::default() };
-    let status = QueueStatus {
+/// A queue with three events delivered and one dead letter waiting.
+fn queue(floor: u64) -> QueueStatus {
+    QueueStatus {
         subscription: ONE,
         topic: TOPIC,
-        floor: Offset(5),
+        floor: Offset(floor),
         end: Offset(9),
-        letters: 0,
+        letters: 1,
         pending: 4,
         behind: false,
-        totals,
-    };
+        totals: Totals { delivered: 3, ..Totals::default() },
+    }
+}
+
+#[test]
+fn queues_of_one_name_are_one_and_lag_as_the_last_of_them() {
+    let other = Named { topic: "orders", subscription: "billing" };
+    let all = merged([(queue(9), NAMED), (queue(5), NAMED), (queue(8), other)].into_iter());
+    let figures: Vec<_> = all
+        .iter()
+        .map(|(sum, named)| {
+            (named.subscription, sum.totals.delivered, sum.pending, sum.letters, sum.end.0 - sum.floor.0)
+        })
+        .collect();
+    assert_eq!(figures, [("audit", 6, 8, 2, 4), ("billing", 3, 4, 1, 1)]);
+}
+
+#[test]
+fn figures_with_the_same_labels_are_one_series() {
+    let (metrics, _, one) = metrics();
+    one.received(4);
+    let two = Arc::<SubscriptionCounters>::default();
+    two.received(3);
+    metrics.of.write().unwrap().subscriptions.insert(SubscriptionNumber(11), two);
+    let page = page(&metrics);
+    let lines: Vec<_> =
+        page.lines().filter(|line| line.starts_with("gridwire_pull_events_received_total{")).collect();
+    assert_eq!(
+        lines,
+        ["gridwire_pull_events_received_total{topic=\"orders\",subscription=\"audit\"} 7"]
+    );
+}
+
+#[test]
+fn a_queues_figures_come_from_its_status() {
+    let status = queue(5);
     let page = Metrics::default().render(&LogHealth::default(), &[(status, NAMED)], |_| None, |_| None);
     let labels = "topic=\"orders\",subscription=\"audit\"";
     check(

@@ -163,7 +163,7 @@ impl Outside {
                 gone.push(attempt);
                 continue;
             };
-            let context = render::DeliveryContext { topic_resource_id: &route.topic_resource_id, published };
+            let context = render::DeliveryContext { topic_resource_id: route.topic_of(&event), published };
             let mut body = Vec::with_capacity(512);
             render::body([(&event, context)], webhook.schema, false, &mut body);
             // The service counts the attempts already made: 0 with the first.
@@ -209,7 +209,7 @@ impl Outside {
         else {
             return Done::LetterGone { subscription, offset };
         };
-        let context = render::DeliveryContext { topic_resource_id: &route.topic_resource_id, published };
+        let context = render::DeliveryContext { topic_resource_id: route.topic_of(&event), published };
         let last_outcome = last_outcome(&route, &letter);
         let attributes = route.webhook.as_ref().map_or(&[][..], |webhook| &webhook.attributes);
         let custom_properties = render::open_attributes(&event, attributes);
@@ -325,7 +325,7 @@ fn last_outcome(route: &SubscriptionRoute, letter: &Letter) -> Option<&'static s
         return Some(outcome.as_str());
     }
     Some(match (route.topic_kind, letter.reason) {
-        (TopicKind::Custom | TopicKind::Namespace, DeadLetterReason::Rejected) => {
+        (TopicKind::Custom | TopicKind::Domain | TopicKind::Namespace, DeadLetterReason::Rejected) => {
             render::DeadLetterInfo::REJECTED
         }
         _ => render::DeadLetterInfo::NOT_SETTLED,

@@ -1,4 +1,5 @@
-//! Event subscriptions of a custom topic: `topics/{t}/eventSubscriptions/{e}`, in either form.
+//! Event subscriptions of a custom topic, a domain or a domain topic: `topics/{t}/eventSubscriptions/{e}`,
+//! `domains/{d}/eventSubscriptions/{e}`, `domains/{d}/topics/{t}/eventSubscriptions/{e}`, each in either form.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -34,6 +34,7 @@ pub(super) fn read(properties: &Members<'_>, _ground: Ground<'_>) -> Result<Box<
             input_mapping: None,
             local_auth: true,
             retention: DAY * retention_days,
+            domain: None,
         },
         retention_days,
     }))

@@ -1,4 +1,4 @@
-//! Custom topics: `topics/{t}`.
+//! Custom topics and domains: `topics/{t}`, `domains/{d}`.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,13 @@ use serde_json::{Map, Value, json};
 use super::network::Network;
 use super::parts::{INPUT_SCHEMAS, written};
 use super::{Admission, Ground, Spec, Surroundings};
-use crate::facts::{Facts, TopicFacts};
+use crate::facts::{DomainFacts, Facts, TopicFacts};
 use crate::limits::CUSTOM_TOPIC_RETENTION;
 use crate::members::{Members, invalid, without_controls};
 
 const RESIDENCY: &[(&str, &str)] = &[("WithinGeopair", "WithinGeopair"), ("WithinRegion", "WithinRegion")];
+const AUTO_CREATE: &str = "autoCreateTopicWithFirstSubscription";
+const AUTO_DELETE: &str = "autoDeleteTopicWithLastSubscription";
 const EVENT_TYPE_MEMBERS: &[&str] = &["description", "displayName", "documentationUrl", "dataSchemaUrl"];
 
 /// Informational: by name of an event type, its documented members.
@@ -29,9 +31,32 @@ struct TopicSpec {
     event_types: Option<EventTypes>,
 }
 
-/// Reads the properties of a topic. Schema and mapping cannot be changed, so leaving them out of a later PUT
-/// keeps them.
+/// Reads the properties of a custom topic.
 pub(super) fn read(properties: &Members<'_>, ground: Ground<'_>) -> Result<Box<dyn Spec>, ApiError> {
+    Ok(Box::new(read_topic(properties, ground, None)?))
+}
+
+/// Reads the properties of a domain: those of a topic, and two of its own.
+pub(super) fn read_domain(properties: &Members<'_>, ground: Ground<'_>) -> Result<Box<dyn Spec>, ApiError> {
+    let domain = DomainFacts {
+        auto_create: properties.boolean(AUTO_CREATE)?.unwrap_or(true),
+        auto_delete: properties.boolean(AUTO_DELETE)?.unwrap_or(true),
+    };
+    let spec = read_topic(properties, ground, Some(domain))?;
+    if spec.facts.input_mapping.as_ref().is_some_and(|mapping| mapping.topic.is_none()) {
+        // No event could ever say where it goes.
+        let must = "an object that maps `topic`, which names each event's domain topic";
+        return Err(properties.wrong("inputSchemaMapping", must));
+    }
+    Ok(Box::new(spec))
+}
+
+/// Schema and mapping cannot be changed, so leaving them out of a later PUT keeps them.
+fn read_topic(
+    properties: &Members<'_>,
+    ground: Ground<'_>,
+    domain: Option<DomainFacts>,
+) -> Result<TopicSpec, ApiError> {
     let existing = ground.existing.and_then(Facts::topic);
     let input_schema = properties
         .choice("inputSchema", INPUT_SCHEMAS)?
@@ -45,18 +70,19 @@ pub(super) fn read(properties: &Members<'_>, ground: Ground<'_>) -> Result<Box<d
         let must = "left out unless `inputSchema` is `CustomEventSchema`";
         return Err(properties.wrong("inputSchemaMapping", must));
     }
-    Ok(Box::new(TopicSpec {
+    Ok(TopicSpec {
         facts: TopicFacts {
-            kind: TopicKind::Custom,
+            kind: if domain.is_some() { TopicKind::Domain } else { TopicKind::Custom },
             input_schema,
             input_mapping,
             local_auth: !properties.boolean("disableLocalAuth")?.unwrap_or(false),
             retention: CUSTOM_TOPIC_RETENTION,
+            domain,
         },
         network: Network::read(properties)?,
         data_residency: properties.choice("dataResidencyBoundary", RESIDENCY)?,
         event_types: read_event_types(properties)?,
-    }))
+    })
 }
 
 fn read_event_types(properties: &Members<'_>) -> Result<Option<EventTypes>, ApiError> {
@@ -95,6 +121,10 @@ impl Spec for TopicSpec {
             let info = json!({ "kind": "Inline", "inlineEventTypes": types });
             properties.insert("eventTypeInfo".into(), info);
         }
+        if let Some(domain) = &self.facts.domain {
+            properties.insert(AUTO_CREATE.into(), domain.auto_create.into());
+            properties.insert(AUTO_DELETE.into(), domain.auto_delete.into());
+        }
         properties
     }
 
@@ -110,16 +140,17 @@ impl Spec for TopicSpec {
 
     fn admit(&self, admission: Admission<'_>) -> Result<(), ApiError> {
         let Some(existing) = admission.ground.existing.and_then(Facts::topic) else { return Ok(()) };
+        let noun = if self.facts.domain.is_some() { "domain" } else { "topic" };
         if existing.input_schema != self.facts.input_schema {
             return Err(invalid(format!(
-                "The property `inputSchema` cannot be updated: the topic takes `{}`. Delete the topic and create it again.",
+                "The property `inputSchema` cannot be updated: the {noun} takes `{}`. Delete the {noun} and create it again.",
                 written(INPUT_SCHEMAS, &existing.input_schema)
             )));
         }
         if existing.input_mapping != self.facts.input_mapping {
-            return Err(invalid(
-                "The property `inputSchemaMapping` cannot be updated. Delete the topic and create it again.",
-            ));
+            return Err(invalid(format!(
+                "The property `inputSchemaMapping` cannot be updated. Delete the {noun} and create it again.",
+            )));
         }
         Ok(())
     }
@@ -132,10 +163,11 @@ fn endpoint(Surroundings { address, public, .. }: Surroundings<'_>) -> String {
         return format!("{scheme}://{host}/api/events");
     }
     format!(
-        "{}/{}/{}/topics/{}/api/events",
+        "{}/{}/{}/{}/{}/api/events",
         public.preferred().trim_end_matches('/'),
         address.subscription,
         address.resource_group,
+        address.kind.segment,
         address.name()
     )
 }

@@ -117,7 +117,7 @@ async fn the_provider_tells_its_operations_and_topic_types() {
     let operations = grid.get("/providers/Microsoft.EventGrid/operations").await.expect(200);
     assert!(names(&operations).contains(&"Microsoft.EventGrid/topics/listKeys/action"));
     let types = grid.get("/providers/microsoft.eventgrid/topicTypes").await.expect(200);
-    assert_eq!(names(&types), ["Microsoft.EventGrid.Topics"]);
+    assert_eq!(names(&types), ["Microsoft.EventGrid.Topics", "Microsoft.EventGrid.Domains"]);
     let one = "/providers/Microsoft.EventGrid/topicTypes/microsoft.eventgrid.topics";
     assert_eq!(grid.get(one).await.expect(200).body, types.body["value"][0]);
     assert_eq!(grid.get(&format!("{one}/eventTypes")).await.expect(200).body, json!({"value": []}));

@@ -16,6 +16,10 @@ async fn stocked() -> Grid {
     .await
     .expect(201);
     grid.put_subscription("orders", "audit").await;
+    let by_hand = json!({"location": "local", "properties": {"autoCreateTopicWithFirstSubscription": false}});
+    grid.call("PUT", "~/domains/malls", json!({"location": "local"})).await.expect(201);
+    grid.call("PUT", "~/domains/hands", by_hand).await.expect(201);
+    grid.call("PUT", "~/domains/malls/topics/north", ()).await.expect(201);
     grid.put_namespace().await;
     grid.call("PUT", "~/namespaces/ns1/topics/jobs/eventSubscriptions/work", json!({})).await.expect(201);
     grid
@@ -108,6 +112,62 @@ async fn bad_topics_are_refused() {
             "ResourceNotFound",
             "not_found",
         ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn bad_domains_are_refused() {
+    let domain = |properties: Value| json!({"location": "local", "properties": properties});
+    let mapping = |properties: Value| {
+        domain(json!({"inputSchema": "CustomEventSchema",
+            "inputSchemaMapping": {"inputSchemaMappingType": "Json", "properties": properties}}))
+    };
+    let hook = || webhook("https://a.example/in");
+    let missing = |method: &'static str, path: &'static str, body: Sent| -> Case {
+        (method, path, body, 404, "ResourceNotFound", "not_found")
+    };
+    const DOMAIN: &str = "~/domains/new-domain";
+    check(vec![
+        bad("PUT", "~/domains/ab", json!({"location": "local"})),
+        bad("PUT", "~/domains/a_b", json!({"location": "local"})),
+        bad("PUT", "~/domains/Microsoft-a", json!({"location": "local"})),
+        bad("PUT", DOMAIN, json!({})),
+        bad("PUT", DOMAIN, domain(json!({"inputSchema": "Nonsense"}))),
+        bad("PUT", DOMAIN, domain(json!({"autoCreateTopicWithFirstSubscription": "yes"}))),
+        bad("PUT", DOMAIN, domain(json!({"autoDeleteTopicWithLastSubscription": 1}))),
+        bad("PUT", DOMAIN, domain(json!({"publicNetworkAccess": "Disabled"}))),
+        bad("PUT", DOMAIN, mapping(json!({"id": {"sourceField": "id"}}))),
+        bad("PUT", "~/domains/malls", domain(json!({"inputSchema": "CloudEventSchemaV1_0"}))),
+        bad("PATCH", "~/domains/malls", json!({"properties": {"autoDeleteTopicWithLastSubscription": []}})),
+        bad("POST", "~/domains/malls/regenerateKey", json!({"keyName": "key3"})),
+        bad("PUT", "~/domains/malls/topics/ab", ()),
+        bad("PUT", "~/domains/malls/topics/a_b", ()),
+        bad("PUT", "~/domains/malls/eventSubscriptions/new-one", json!({})),
+        bad("PUT", "~/domains/malls/topics/north/eventSubscriptions/ab", hook()),
+        bad("PUT", "~/domains/malls/topics/a_b/eventSubscriptions/new-one", hook()),
+        bad("PUT", "~/domains/malls/topics/north/eventSubscriptions/new-one", json!({"properties": {}})),
+        bad(
+            "PUT",
+            "~/domains/malls/topics/north/eventSubscriptions/new-one",
+            webhook_with(&json!({"eventDeliverySchema": "CustomInputSchema"})),
+        ),
+        (
+            "PATCH",
+            "~/domains/malls/topics/north",
+            json!({}).into(),
+            405,
+            "MethodNotAllowed",
+            "method_not_allowed",
+        ),
+        missing("PATCH", DOMAIN, json!({"tags": {}}).into()),
+        missing("PUT", "~/domains/none/topics/north", ().into()),
+        missing("PUT", "~/domains/none/eventSubscriptions/new-one", hook().into()),
+        missing("PUT", "~/domains/none/topics/north/eventSubscriptions/new-one", hook().into()),
+        missing("PUT", "~/domains/hands/topics/north/eventSubscriptions/new-one", hook().into()),
+        missing("PATCH", "~/domains/malls/topics/new-one/eventSubscriptions/new-one", json!({}).into()),
+        missing("POST", "~/domains/none/listKeys", ().into()),
+        missing("POST", "~/domains/malls/topics/north/listKeys", ().into()),
     ])
     .await;
 }
@@ -384,7 +444,7 @@ async fn bad_requests_are_refused_before_any_resource_is_touched() {
         missing("GET", "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg"),
         missing("GET", "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.Other/topics"),
         missing("GET", "~"),
-        missing("GET", "~/domains"),
+        missing("GET", "~/systemTopics"),
         missing("PUT", "~/eventSubscriptions/new-one"),
         missing("PUT", "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.Storage/storageAccounts/s/providers/Microsoft.EventGrid/eventSubscriptions/e"),
         missing("GET", "~/topics/none"),

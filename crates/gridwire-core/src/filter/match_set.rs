@@ -40,6 +40,19 @@ impl MatchSet {
         self.slots.push(slot.0);
     }
 
+    /// Adds all slots of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        if other.slots.is_empty() {
+            return;
+        }
+        let ascend = self.slots.last().is_none_or(|last| *last < other.slots[0]);
+        self.slots.extend_from_slice(&other.slots);
+        if !ascend {
+            self.slots.sort_unstable();
+            self.slots.dedup();
+        }
+    }
+
     pub fn contains(&self, slot: Slot) -> bool {
         self.slots.binary_search(&slot.0).is_ok()
     }
@@ -216,6 +229,21 @@ mod tests {
         assert_eq!(set.len(), 3);
         assert!(set.contains(Slot(5)) && !set.contains(Slot(6)));
         assert_eq!(set.iter().collect::<Vec<_>>(), [Slot(1), Slot(5), Slot(9)]);
+    }
+
+    #[test]
+    fn sets_are_merged_in_order() {
+        for (one, other, expected) in [
+            (&[][..], &[][..], &[][..]),
+            (&[1, 4], &[], &[1, 4]),
+            (&[], &[2], &[2]),
+            (&[1, 4], &[5, 9], &[1, 4, 5, 9]),
+            (&[1, 4, 7], &[0, 4, 5], &[0, 1, 4, 5, 7]),
+        ] {
+            let mut merged = set(one);
+            merged.merge(&set(other));
+            assert_eq!(merged, set(expected), "{one:?} and {other:?}");
+        }
     }
 
     #[test]

@@ -114,12 +114,12 @@ pub fn dead_letter(
     let mut letter = Object::begin(out);
     match (kind, possible(event.schema, schema)) {
         (TopicKind::Namespace, _) => wrapped(event, info, context, &mut letter),
-        (TopicKind::Custom, DeliverySchema::CloudEvent) => {
+        (TopicKind::Custom | TopicKind::Domain, DeliverySchema::CloudEvent) => {
             // A letter that was published again has these attributes already; the new story replaces the old.
             envelope::cloud_event(event, context, &CLOUD_EVENT.all(), &mut letter);
             story(info, context, &CLOUD_EVENT, &mut letter);
         }
-        (TopicKind::Custom, DeliverySchema::EventGrid | DeliverySchema::Custom) => {
+        (TopicKind::Custom | TopicKind::Domain, DeliverySchema::EventGrid | DeliverySchema::Custom) => {
             envelope::event_grid(event, context, &mut letter);
             story(info, context, &EVENT_GRID, &mut letter);
         }
@@ -175,7 +175,7 @@ fn wrapped(
 #[derive(Clone, Copy, Debug)]
 pub struct DeadLetterPlace<'a> {
     pub kind: TopicKind,
-    /// Not used for a custom topic.
+    /// Used for a topic of a namespace only.
     pub namespace: &'a str,
     pub topic: &'a str,
     pub subscription: &'a str,
@@ -189,7 +189,9 @@ pub fn dead_letter_path(place: &DeadLetterPlace<'_>, when: Timestamp, guid: &str
         |civil| format!("{}/{}/{}/{}", civil.year(), civil.month(), civil.day(), civil.hour()),
     );
     match place.kind {
-        TopicKind::Custom => format!("{}/{hour}/{guid}.json", place.subscription.to_uppercase()),
+        TopicKind::Custom | TopicKind::Domain => {
+            format!("{}/{hour}/{guid}.json", place.subscription.to_uppercase())
+        }
         TopicKind::Namespace => {
             format!("{}/{}/{}/{hour}/{guid}.json", place.namespace, place.topic, place.subscription)
         }

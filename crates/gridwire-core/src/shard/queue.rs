@@ -66,7 +66,7 @@ enum Cursor {
 pub(super) struct Queue {
     pub(super) number: SubscriptionNumber,
     pub(super) topic: TopicNumber,
-    slot: Slot,
+    pub(super) slot: Slot,
     policy: QueuePolicy,
     /// Nothing is given up for its age before ([`super::Shard::hold_expiry`]).
     expiry_from: Timestamp,
