@@ -1,8 +1,9 @@
 //! Bringing a server's resources in line with a file.
 //!
 //! A file is a tree of resources in the shapes of the management API (`properties` as in ARM), in JSON or TOML:
-//! topics with their event subscriptions, and namespaces with topics with event subscriptions. What it does
-//! not name is left alone; nothing is deleted. Applying it again changes nothing.
+//! topics with their event subscriptions, domains with theirs and with topics with event subscriptions, and
+//! namespaces with topics with event subscriptions. What it does not name is left alone; nothing is deleted.
+//! Applying it again changes nothing.
 
 use std::path::Path;
 
@@ -40,6 +41,8 @@ struct File {
     #[serde(default)]
     topics: Vec<TopicEntry>,
     #[serde(default)]
+    domains: Vec<DomainEntry>,
+    #[serde(default)]
     namespaces: Vec<NamespaceEntry>,
 }
 
@@ -50,6 +53,27 @@ struct TopicEntry {
     location: Option<String>,
     tags: Option<Map<String, Value>>,
     properties: Option<Map<String, Value>>,
+    #[serde(default)]
+    event_subscriptions: Vec<Entry>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct DomainEntry {
+    name: String,
+    location: Option<String>,
+    tags: Option<Map<String, Value>>,
+    properties: Option<Map<String, Value>>,
+    #[serde(default)]
+    event_subscriptions: Vec<Entry>,
+    #[serde(default)]
+    topics: Vec<DomainTopicEntry>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct DomainTopicEntry {
+    name: String,
     #[serde(default)]
     event_subscriptions: Vec<Entry>,
 }
@@ -112,6 +136,27 @@ fn parse(text: &str, ending: &str, scope: &Scope) -> anyhow::Result<Vec<Wanted>>
             is_subscription: false,
         });
         add_subscriptions(&mut wanted, &scope, &topic, entry.event_subscriptions)?;
+    }
+    for entry in file.domains {
+        let domain = Topic::Domain { domain: arm::name(&entry.name)? };
+        wanted.push(Wanted {
+            id: domain.id(&scope),
+            label: format!("domain {}", entry.name),
+            body: tracked(entry.location, entry.tags, None, entry.properties),
+            is_subscription: false,
+        });
+        add_subscriptions(&mut wanted, &scope, &domain, entry.event_subscriptions)?;
+        for topic in entry.topics {
+            let topic_name = arm::name(&topic.name)?;
+            let topic_of = Topic::DomainTopic { domain: entry.name.clone(), topic: topic_name };
+            wanted.push(Wanted {
+                id: topic_of.id(&scope),
+                label: format!("topic {topic_of}"),
+                body: json!({}),
+                is_subscription: false,
+            });
+            add_subscriptions(&mut wanted, &scope, &topic_of, topic.event_subscriptions)?;
+        }
     }
     for entry in file.namespaces {
         let namespace = arm::name(&entry.name)?;
@@ -254,6 +299,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("eventDeliverySchema", r#""CloudEventSchemaV1_0""#),
     ("publisherType", r#""Custom""#),
     ("publicNetworkAccess", r#""Enabled""#),
+    ("autoCreateTopicWithFirstSubscription", "true"),
+    ("autoDeleteTopicWithLastSubscription", "true"),
     ("disableLocalAuth", "false"),
     ("minimumTlsVersionAllowed", r#""1.2""#),
     ("isZoneRedundant", "false"),
@@ -360,6 +407,22 @@ mod tests {
         properties.destination.endpointType = "WebHook"
         properties.destination.properties.endpointUrl = "https://billing.example/hook"
 
+        [[domains]]
+        name = "malls"
+
+        [[domains.eventSubscriptions]]
+        name = "audit"
+        properties.destination.endpointType = "WebHook"
+        properties.destination.properties.endpointUrl = "https://audit.example/hook"
+
+        [[domains.topics]]
+        name = "north"
+
+        [[domains.topics.eventSubscriptions]]
+        name = "billing"
+        properties.destination.endpointType = "WebHook"
+        properties.destination.properties.endpointUrl = "https://north.example/hook"
+
         [[namespaces]]
         name = "shop"
 
@@ -378,6 +441,10 @@ mod tests {
         let expect = [
             "topic orders",
             "subscription orders/billing",
+            "domain malls",
+            "subscription domain:malls/audit",
+            "topic domain:malls/north",
+            "subscription domain:malls/north/billing",
             "namespace shop",
             "topic shop/jobs",
             "subscription shop/jobs/workers",

@@ -2,7 +2,9 @@
 //!
 //! On the command line a resource is named by a path of names: `orders` (a custom topic), `orders/billing` (its
 //! event subscription), `shop/jobs` (a topic of the namespace `shop`), `shop/jobs/workers` (its event
-//! subscription). `orders/billing` and `shop/jobs` look the same; what is asked for tells them apart.
+//! subscription). `orders/billing` and `shop/jobs` look the same; what is asked for tells them apart. What belongs
+//! to a domain would look the same again, so it says so: `domain:malls`, `domain:malls/audit`,
+//! `domain:malls/north` (a topic of it), `domain:malls/north/billing`.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -55,14 +57,16 @@ impl Default for Scope {
     }
 }
 
-/// A topic of either kind.
+/// A topic of any kind; a domain is one too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Topic {
     Custom { topic: String },
+    Domain { domain: String },
+    DomainTopic { domain: String, topic: String },
     Namespace { namespace: String, topic: String },
 }
 
-/// An event subscription of either kind of topic.
+/// An event subscription of any kind of topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Subscription {
     pub(crate) topic: Topic,
@@ -93,9 +97,27 @@ pub(crate) fn name(text: &str) -> Result<String, NameError> {
     Ok(name.to_owned())
 }
 
+/// What stands in front of the names of domains.
+const DOMAIN: &str = "domain:";
+
+/// A domain or a topic of it, with or without `domain:`.
+pub(crate) fn domain(text: &str) -> Result<Topic, NameError> {
+    let plain = text.strip_prefix(DOMAIN).unwrap_or(text);
+    if let Some([domain]) = names(plain) {
+        return Ok(Topic::Domain { domain: domain.to_owned() });
+    }
+    if let Some([domain, topic]) = names(plain) {
+        return Ok(Topic::DomainTopic { domain: domain.to_owned(), topic: topic.to_owned() });
+    }
+    Err(NameError { text: text.to_owned(), what: "a domain", example: "`malls`, or its topic `malls/north`" })
+}
+
 impl Topic {
-    /// `orders` or `shop/jobs`.
+    /// `orders`, `shop/jobs`, `domain:malls` or `domain:malls/north`.
     pub(crate) fn parse(text: &str) -> Result<Self, NameError> {
+        if text.starts_with(DOMAIN) {
+            return domain(text);
+        }
         if let Some([topic]) = names(text) {
             return Ok(Self::Custom { topic: topic.to_owned() });
         }
@@ -105,23 +127,26 @@ impl Topic {
         Err(NameError {
             text: text.to_owned(),
             what: "a topic",
-            example: "`orders`, or `shop/jobs` in a namespace",
+            example: "`orders`, `shop/jobs` in a namespace, or `domain:malls/north` in a domain",
         })
     }
 
     pub(crate) fn id(&self, scope: &Scope) -> String {
         match self {
             Self::Custom { topic } => format!("{}/topics/{topic}", scope.provider()),
+            Self::Domain { domain } => domain_id(scope, domain),
+            Self::DomainTopic { domain, topic } => format!("{}/topics/{topic}", domain_id(scope, domain)),
             Self::Namespace { namespace, topic } => {
                 format!("{}/topics/{topic}", namespace_id(scope, namespace))
             }
         }
     }
 
-    /// Whoever holds the keys to publish with: the topic itself or its namespace.
+    /// Whoever holds the keys to publish with: the topic itself, its domain or its namespace.
     pub(crate) fn key_holder(&self, scope: &Scope) -> String {
         match self {
-            Self::Custom { .. } => self.id(scope),
+            Self::Custom { .. } | Self::Domain { .. } => self.id(scope),
+            Self::DomainTopic { domain, .. } => domain_id(scope, domain),
             Self::Namespace { namespace, .. } => namespace_id(scope, namespace),
         }
     }
@@ -131,6 +156,9 @@ impl Topic {
         match self {
             Self::Custom { topic } => {
                 format!("{}/topics/{topic}/api/events?api-version=2018-01-01", scope.prefix())
+            }
+            Self::Domain { domain } | Self::DomainTopic { domain, .. } => {
+                format!("{}/domains/{domain}/api/events?api-version=2018-01-01", scope.prefix())
             }
             Self::Namespace { namespace, topic } => format!(
                 "{}/namespaces/{namespace}/topics/{topic}:publish?api-version=2024-06-01",
@@ -148,14 +176,21 @@ impl fmt::Display for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Custom { topic } => f.write_str(topic),
+            Self::Domain { domain } => write!(f, "{DOMAIN}{domain}"),
+            Self::DomainTopic { domain, topic } => write!(f, "{DOMAIN}{domain}/{topic}"),
             Self::Namespace { namespace, topic } => write!(f, "{namespace}/{topic}"),
         }
     }
 }
 
 impl Subscription {
-    /// `orders/billing` or `shop/jobs/workers`.
+    /// `orders/billing`, `shop/jobs/workers`, `domain:malls/audit` or `domain:malls/north/billing`.
     pub(crate) fn parse(text: &str) -> Result<Self, NameError> {
+        if let Some((above, name)) = text.rsplit_once('/').filter(|_| text.starts_with(DOMAIN))
+            && let (Ok(topic), Some([name])) = (domain(above), names(name))
+        {
+            return Ok(Self { topic, name: name.to_owned() });
+        }
         if let Some([topic, name]) = names(text) {
             return Ok(Self { topic: Topic::Custom { topic: topic.to_owned() }, name: name.to_owned() });
         }
@@ -166,7 +201,7 @@ impl Subscription {
         Err(NameError {
             text: text.to_owned(),
             what: "an event subscription",
-            example: "`orders/billing`, or `shop/jobs/workers` in a namespace",
+            example: "`orders/billing`, `shop/jobs/workers` in a namespace, or `domain:malls/north/billing`",
         })
     }
 
@@ -174,7 +209,7 @@ impl Subscription {
         format!("{}/eventSubscriptions/{}", self.topic.id(scope), self.name)
     }
 
-    /// Path of a pull operation (`receive`, `acknowledge`, …); `None` for a custom topic, which only pushes.
+    /// Path of a pull operation (`receive`, `acknowledge`, …); `None` for what only pushes.
     pub(crate) fn pull_path(&self, scope: &Scope, operation: &str) -> Option<String> {
         let Topic::Namespace { namespace, topic } = &self.topic else { return None };
         Some(format!(
@@ -198,6 +233,10 @@ pub(crate) fn namespace_id(scope: &Scope, namespace: &str) -> String {
 /// Where the data plane takes requests for a namespace: the base address of SDKs, without scheme and host.
 pub(crate) fn namespace_path(scope: &Scope, namespace: &str) -> String {
     format!("{}/namespaces/{namespace}", scope.prefix())
+}
+
+fn domain_id(scope: &Scope, domain: &str) -> String {
+    format!("{}/domains/{domain}", scope.provider())
 }
 
 /// The path of a list: `topics`, `namespaces`, or children of a resource.
@@ -393,6 +432,11 @@ mod tests {
         };
         check("orders", Some("/topics/orders"));
         check("shop/jobs", Some("/namespaces/shop/topics/jobs"));
+        check("domain:malls", Some("/domains/malls"));
+        check("domain:malls/north", Some("/domains/malls/topics/north"));
+        check("domain:", None);
+        check("domain:a/b/c", None);
+        check("mall:a", None);
         check("a/b/c", None);
         check("", None);
         check("or ders", None);
@@ -407,6 +451,10 @@ mod tests {
         };
         check("orders/billing", Some("/topics/orders/eventSubscriptions/billing"));
         check("shop/jobs/workers", Some("/namespaces/shop/topics/jobs/eventSubscriptions/workers"));
+        check("domain:malls/audit", Some("/domains/malls/eventSubscriptions/audit"));
+        check("domain:malls/north/billing", Some("/domains/malls/topics/north/eventSubscriptions/billing"));
+        check("domain:malls", None);
+        check("domain:a/b/c/d", None);
         check("orders", None);
         check("a/b/c/d", None);
     }
@@ -417,6 +465,11 @@ mod tests {
         assert_eq!(
             topic.publish_path(&Scope::default()),
             "/00000000-0000-0000-0000-000000000000/default/namespaces/shop/topics/jobs:publish?api-version=2024-06-01"
+        );
+        let topic = Topic::parse("domain:malls/north").unwrap();
+        assert_eq!(
+            topic.publish_path(&Scope::default()),
+            "/00000000-0000-0000-0000-000000000000/default/domains/malls/api/events?api-version=2018-01-01"
         );
         let subscription = Subscription::parse("orders/billing").unwrap();
         assert_eq!(subscription.pull_path(&Scope::default(), "receive"), None);

@@ -66,6 +66,7 @@ async fn dispatch(scenario: Scenario, output: Output) -> anyhow::Result<()> {
         Scenario::Push(args) => scenario::push::run(&args).await?,
         Scenario::Latency(args) => scenario::latency::run(&args).await?,
         Scenario::Isolation(args) => scenario::isolation::run(&args).await?,
+        Scenario::Domains(args) => scenario::domains::run(&args).await?,
         Scenario::Backlog(args) => scenario::backlog::run(&args).await?,
         Scenario::Match(args) => matching::run(args).await?,
         Scenario::Disk(args) => disk::run(args).await?,

@@ -25,6 +25,11 @@ Names:
   orders/billing        its event subscription
   shop/jobs             the topic `jobs` of the namespace `shop`: pull or push
   shop/jobs/workers     its event subscription
+  domain:malls          a domain: one endpoint for many topics; pushes to webhooks
+  domain:malls/audit    an event subscription to all of it
+  domain:malls/north    its topic `north`
+  domain:malls/north/billing
+                        an event subscription to that topic only
 
 The commands find the server that runs on the data directory (--data-dir, ./gridwire-data by default);
 --server names one elsewhere.";
@@ -52,12 +57,15 @@ pub(crate) enum Command {
     /// Show everything once: a server, a webhook, a queue and a few events
     #[command(after_help = demo::HELP)]
     Demo(demo::DemoArgs),
-    /// Bring topics, namespaces and subscriptions in line with a file
+    /// Bring topics, domains, namespaces and subscriptions in line with a file
     #[command(after_help = APPLY_HELP)]
     Apply(ApplyArgs),
     /// Create, list, show and delete topics, and show their keys
     #[command(subcommand, visible_alias = "topics")]
     Topic(resources::TopicCommand),
+    /// Create, list, show and delete domains and their topics, and show their keys
+    #[command(subcommand, visible_alias = "domains")]
+    Domain(resources::DomainCommand),
     /// Create, list, show and delete namespaces, and show their keys
     #[command(subcommand, visible_alias = "namespaces")]
     Namespace(resources::NamespaceCommand),
@@ -179,6 +187,11 @@ const APPLY_HELP: &str = r#"Example file (resources.toml; the same tree works as
   properties.destination.endpointType = "WebHook"
   properties.destination.properties.endpointUrl = "https://billing.example.com/hook"
   properties.filter.includedEventTypes = ["order.paid"]
+
+  [[domains]]
+  name = "malls"
+  [[domains.topics]]
+  name = "north"                      # with eventSubscriptions as above, and so has the domain
 
   [[namespaces]]
   name = "shop"

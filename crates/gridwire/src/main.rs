@@ -74,6 +74,7 @@ async fn run(cli: Cli, no_colour: bool, output: Output) -> anyhow::Result<ExitCo
         }
         Command::Apply(args) => command::apply::run(&args, target, output).await?,
         Command::Topic(command) => command::resources::topic(&command, target, output).await?,
+        Command::Domain(command) => command::resources::domain(&command, target, output).await?,
         Command::Namespace(command) => command::resources::namespace(&command, target, output).await?,
         Command::Subscription(command) => command::resources::subscription(&command, target, output).await?,
         Command::Publish(args) => command::publish::run(&args, target, output).await?,

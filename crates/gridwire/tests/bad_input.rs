@@ -15,16 +15,17 @@ use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
-use support::arm::{GROUP, Namespace, SUBSCRIPTION, Topic, VERSION, group_path};
+use support::arm::{GROUP, Namespace, SUBSCRIPTION, Topic, VERSION, group_path, webhook_body};
 use support::client::{send_once, send_raw};
 use support::pull::Queue;
 use support::{Answer, Arm, Client, Request, Server, Sink, events, metrics, wait_for};
 
 /// Every table. Fewer rows than this, and one was lost.
-const TABLES: [(&str, &str); 9] = [
+const TABLES: [(&str, &str); 10] = [
     ("cloud_events", include_str!("bad_input/cloud_events.json")),
     ("credentials", include_str!("bad_input/credentials.json")),
     ("custom", include_str!("bad_input/custom.json")),
+    ("domains", include_str!("bad_input/domains.json")),
     ("event_grid", include_str!("bad_input/event_grid.json")),
     ("filters", include_str!("bad_input/filters.json")),
     ("http", include_str!("bad_input/http.json")),
@@ -79,6 +80,15 @@ impl World {
         for topic in [&grid, &cloud, &custom, &locked] {
             arm.webhook(topic, "hook", &sink.url(&format!("/{}", topic.resource)), &json!({}));
         }
+        for (name, schema) in [("malls", "EventGridSchema"), ("clouds", "CloudEventSchemaV1_0")] {
+            let properties = json!({ "inputSchema": schema, "autoCreateTopicWithFirstSubscription": false });
+            arm.put(&format!("domains/{name}"), &json!({ "location": "local", "properties": properties }));
+            let hook = webhook_body(&sink.url(&format!("/{name}")), &json!({}));
+            arm.put(&format!("domains/{name}/eventSubscriptions/all"), &hook);
+        }
+        arm.put("domains/malls/topics/north", &json!({}));
+        let hook = webhook_body(&sink.url("/north"), &json!({}));
+        arm.put("domains/malls/topics/north/eventSubscriptions/own", &hook);
         let namespace = arm.namespace("spaces");
         let other = arm.namespace("others");
         arm.namespace_topic(&namespace, "orders");
@@ -113,6 +123,10 @@ impl World {
             ("cu", format!("/{SUBSCRIPTION}/{GROUP}/topics/custom")),
             ("locked", format!("/{SUBSCRIPTION}/{GROUP}/topics/locked")),
             ("ns", namespace.prefix.clone()),
+            ("do", format!("/{SUBSCRIPTION}/{GROUP}/domains/malls")),
+            ("dc", format!("/{SUBSCRIPTION}/{GROUP}/domains/clouds")),
+            ("do.key", arm.key("domains/malls")),
+            ("dc.key", arm.key("domains/clouds")),
             ("eg.key", grid.key.clone()),
             ("ce.key", cloud.key.clone()),
             ("cu.key", custom.key.clone()),
@@ -150,18 +164,26 @@ impl World {
         // A topic's series appear, as zeros, with the first request that is counted at all.
         state.retain(|line| !line.ends_with(" 0"));
         let topics = ["grid", "cloud", "custom", "locked"].map(|name| format!("topics/{name}"));
+        let domains = ["malls", "clouds"].map(|name| format!("domains/{name}"));
+        let of_domain = ["domains/malls/topics/north".to_owned()];
         let namespaces = ["spaces", "others"].map(|name| format!("namespaces/{name}"));
         let of_namespace = ["orders", "returns"].map(|name| format!("namespaces/spaces/topics/{name}"));
-        let mut reads: Vec<(&str, String)> = vec![("GET", "topics".into()), ("GET", "namespaces".into())];
-        reads.extend(namespaces.iter().map(|owner| ("GET", format!("{owner}/topics"))));
-        for owner in topics.iter().chain(&of_namespace) {
+        let mut reads: Vec<(&str, String)> =
+            ["topics", "domains", "namespaces"].map(|kind| ("GET", kind.to_owned())).into();
+        reads.extend(domains.iter().chain(&namespaces).map(|owner| ("GET", format!("{owner}/topics"))));
+        for owner in topics.iter().chain(&domains).chain(&of_domain).chain(&of_namespace) {
             reads.push(("GET", format!("{owner}/eventSubscriptions")));
         }
-        for owner in topics.iter().chain(&namespaces).chain(&of_namespace) {
+        for owner in topics.iter().chain(&domains).chain(&namespaces).chain(&of_namespace) {
             reads.push(("POST", format!("{owner}/listKeys")));
         }
         // What only an action shows: secrets in a webhook's URL and in its headers.
-        for owner in topics.iter().map(|topic| format!("{topic}/eventSubscriptions/hook")) {
+        let hooks = topics.iter().map(|topic| format!("{topic}/eventSubscriptions/hook"));
+        let of_domains = ["malls/eventSubscriptions/all", "clouds/eventSubscriptions/all"]
+            .into_iter()
+            .chain(["malls/topics/north/eventSubscriptions/own"])
+            .map(|hook| format!("domains/{hook}"));
+        for owner in hooks.chain(of_domains) {
             reads.push(("POST", format!("{owner}/getFullUrl")));
         }
         for (method, resource) in reads {

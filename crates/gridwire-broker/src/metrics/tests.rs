@@ -167,10 +167,7 @@ fn figures_with_the_same_labels_are_one_series() {
     let page = page(&metrics);
     let lines: Vec<_> =
         page.lines().filter(|line| line.starts_with("gridwire_pull_events_received_total{")).collect();
-    assert_eq!(
-        lines,
-        ["gridwire_pull_events_received_total{topic=\"orders\",subscription=\"audit\"} 7"]
-    );
+    assert_eq!(lines, ["gridwire_pull_events_received_total{topic=\"orders\",subscription=\"audit\"} 7"]);
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub(crate) enum Scenario {
     Latency(LatencyArgs),
     /// Time deliveries to healthy webhooks with and without sick ones beside them
     Isolation(IsolationArgs),
+    /// Publish to a domain of one topic and to one of very many
+    Domains(DomainsArgs),
     /// Let pull subscriptions fall far behind: memory, a crash, catching up, and who else notices
     Backlog(BacklogArgs),
     /// Find the subscriptions that get an event, in this process
@@ -246,6 +248,29 @@ pub(crate) struct IsolationArgs {
     /// Events per second (default: half of what the healthy endpoints get at most)
     #[arg(long, value_parser = parse_rate)]
     pub(crate) rate: Option<f64>,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DomainsArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Topics of the large domain
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) topics: u32,
+    /// Of them, so many have a subscription, which events go to
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) subscribed: u32,
+    /// Events in one request, each to another topic
+    #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    pub(crate) batch: u32,
+    /// Bytes of one event
+    #[arg(long, default_value = "1KiB", value_parser = parse_bytes)]
+    pub(crate) size: usize,
+    /// Leave the domains to the next run on the same server, which then has nothing to make
+    #[arg(long)]
+    pub(crate) keep: bool,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
 }

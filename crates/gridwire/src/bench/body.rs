@@ -10,6 +10,8 @@ use super::stopwatch::Moment;
 
 /// What stands before the stamp in an event's data.
 const MARK: &[u8] = b"gridwire-bench-sent:";
+/// The source of a `CloudEvent`, as long as the name of a domain topic so that one fits in the other's place.
+const SOURCE: &[u8] = b"/bench";
 const STAMP_DIGITS: usize = 20;
 const ID_DIGITS: usize = 16;
 
@@ -49,6 +51,17 @@ impl Template {
             bytes.push(b']');
         }
         Self { bytes, holes, content_type }
+    }
+
+    /// Sends each `CloudEvent` of the body to a topic of a domain: to the one numbered by `topic`.
+    #[must_use]
+    pub(crate) fn addressed(mut self, topic: impl Fn(u32) -> u32) -> Self {
+        let places: Vec<usize> = memchr::memmem::find_iter(&self.bytes, SOURCE).collect();
+        for (event, at) in (0..).zip(places) {
+            let name = domain_topic(topic(event));
+            self.bytes[at..at + SOURCE.len()].copy_from_slice(name.as_bytes());
+        }
+        self
     }
 
     /// Events in each body.
@@ -102,6 +115,11 @@ fn event(schema: Schema, size: usize) -> (Vec<u8>, usize, usize) {
     (bytes, id_at, stamp_at)
 }
 
+/// The name of a domain topic by its number: always of the same length.
+pub(crate) fn domain_topic(number: u32) -> String {
+    format!("t{number:05}")
+}
+
 /// Fills `out` with the last digits of `value`.
 fn put_decimal(out: &mut [u8], mut value: u64) {
     for digit in out.iter_mut().rev() {
@@ -122,6 +140,14 @@ pub(crate) fn stamps(body: &[u8]) -> impl Iterator<Item = Moment> + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_event_of_a_body_can_be_sent_to_another_topic() {
+        let body = Template::new(Schema::Cloudevents, 3, 300).addressed(|event| event * 40_000);
+        let events: Vec<serde_json::Value> = serde_json::from_slice(&body.bytes).unwrap();
+        let sources: Vec<_> = events.iter().map(|event| event["source"].as_str().unwrap()).collect();
+        assert_eq!(sources, ["t00000", "t40000", "t80000"]);
+    }
 
     fn check(schema: Schema, batch: u32, size: usize) {
         let template = Template::new(schema, batch, size);

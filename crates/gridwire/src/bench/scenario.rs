@@ -1,6 +1,7 @@
 //! The scenarios: what is set up, what is measured in which order, and what it is compared with.
 
 pub(crate) mod backlog;
+pub(crate) mod domains;
 pub(crate) mod isolation;
 pub(crate) mod latency;
 pub(crate) mod publish;

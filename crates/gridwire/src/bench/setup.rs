@@ -6,6 +6,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::args::{Kind, Schema};
+use super::body::domain_topic;
 use super::connection::{Client, Route, Target};
 
 /// Where the resources of all runs are; their names carry the run's id.
@@ -37,6 +38,52 @@ pub(crate) struct Plan<'a> {
     /// Of each topic.
     pub(crate) subscriptions: u32,
     pub(crate) delivery: Delivery<'a>,
+}
+
+/// A domain to make.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DomainPlan<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) topics: u32,
+    /// Of the first so many topics.
+    pub(crate) subscribed: u32,
+    pub(crate) content_type: &'a str,
+    pub(crate) url: &'a str,
+}
+
+impl DomainPlan<'_> {
+    /// Makes what is not there yet. Returns the way to publish, and how many topics were made.
+    pub(crate) async fn make(&self, on: &mut Management, keep: bool) -> anyhow::Result<(Route, u32)> {
+        let path = format!("domains/bench-domain-{}", self.name);
+        let schema = schema_name(Schema::Cloudevents);
+        let body = json!({ "location": "local", "properties": { "inputSchema": schema } });
+        let made = on.call(Method::PUT, &path, Some(&body)).await?;
+        if !keep {
+            // With all that is in it.
+            on.made.push(path.clone());
+        }
+        let key = on.key(&path).await?;
+        let endpoint = made["properties"]["endpoint"].as_str().context("the domain has no endpoint")?;
+        let publish = basic_route(&on.target, endpoint)?
+            .with("aeg-sas-key", &key)?
+            .with("content-type", self.content_type)?;
+        let topic = |number| format!("{path}/topics/{}", domain_topic(number));
+        let mut count = 0;
+        if on.call(Method::GET, &topic(self.topics - 1), None).await.is_err() {
+            for number in 0..self.topics {
+                on.call(Method::PUT, &topic(number), Some(&json!({}))).await?;
+                count += 1;
+            }
+        }
+        let body = json!({ "properties": {
+            "destination": { "endpointType": "WebHook", "properties": { "endpointUrl": self.url } },
+        } });
+        for number in 0..self.subscribed {
+            let path = format!("{}/eventSubscriptions/webhook", topic(number));
+            on.call(Method::PUT, &path, Some(&body)).await?;
+        }
+        Ok((publish, count))
+    }
 }
 
 /// How subscriptions are delivered to.

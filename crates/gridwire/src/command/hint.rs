@@ -14,8 +14,22 @@ pub(crate) fn explain(error: anyhow::Error, missing: Option<String>) -> anyhow::
 /// What is missing of a topic's path; `None` when it is all there, or cannot be asked for.
 pub(crate) async fn missing_topic(topic: &Topic, target: &Target) -> Option<String> {
     let flags = &target.flags;
+    if let Topic::Domain { domain } | Topic::DomainTopic { domain, .. } = topic {
+        // A topic of a domain that is not there takes events and subscriptions all the same.
+        if exists(&topic.key_holder(&target.scope), target).await? {
+            return None;
+        }
+        return Some(format!(
+            "there is no domain `{domain}`; create it with `gridwire domain create {domain}{flags}`"
+        ));
+    }
     if exists(&topic.id(&target.scope), target).await? {
         return None;
+    }
+    if let Topic::Custom { topic } = topic
+        && exists(&Topic::Domain { domain: topic.clone() }.id(&target.scope), target).await?
+    {
+        return Some(format!("`{topic}` is a domain: say so, as in `domain:{topic}`"));
     }
     if let Topic::Custom { topic } = topic
         && exists(&namespace_id(&target.scope, topic), target).await?

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use super::hint;
 use crate::arm::{Refusal, Scope, Topic};
 use crate::client::{ANSWER_TIMEOUT, Client};
+use crate::command::resources::topic_resource;
 use crate::output::Output;
 use crate::target::{Target, TargetArgs};
 
@@ -23,6 +24,7 @@ pub(crate) const HELP: &str = r#"Examples:
   gridwire publish shop/jobs --file job.json --type job.created --count 100
   echo '{"n": 1}' | gridwire publish shop/jobs -
   gridwire publish orders --event --file event.json       a whole event, or an array of them
+  gridwire publish domain:malls/north '{"id": 7}' --type order.paid
 
 DATA that is JSON is sent as JSON, anything else as a string."#;
 
@@ -34,7 +36,8 @@ const COUNT_MAX: usize = 1_000_000;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PublishArgs {
-    /// `orders`, or `shop/jobs` in a namespace
+    /// `orders`, `shop/jobs` in a namespace, `domain:malls/north` for a topic of a domain, or `domain:malls`
+    /// with whole events that say which topic they are for
     topic: String,
     /// The event's data; `-` reads standard input [default: {}]
     data: Option<String>,
@@ -50,7 +53,7 @@ pub(crate) struct PublishArgs {
     /// What the event is about
     #[arg(long)]
     subject: Option<String>,
-    /// Where the event comes from
+    /// Where the event comes from; of a domain's CloudEvents, the domain topic
     #[arg(long, default_value = "/gridwire/cli")]
     source: String,
     /// The event's id; with --count, the number is appended [default: a random one]
@@ -59,7 +62,7 @@ pub(crate) struct PublishArgs {
     /// How many events to publish
     #[arg(long, default_value_t = 1)]
     count: usize,
-    /// Access key of the topic or namespace [default: asked from the server]
+    /// Access key of the topic, domain or namespace [default: asked from the server]
     #[arg(long, value_name = "KEY", env = "GRIDWIRE_KEY", hide_env_values = true)]
     key: Option<String>,
 }
@@ -105,7 +108,10 @@ async fn publish(
         None => first_key(topic, target).await?,
     };
     let rng = SystemRng::new();
-    let events = make_events(args, text, schema, &rng, target.reach.clock.now())?;
+    let mut events = make_events(args, text, schema, &rng, target.reach.clock.now())?;
+    if let Topic::DomainTopic { topic, .. } = topic {
+        address(&mut events, topic, schema)?;
+    }
     let client = target.management.client();
     for batch in batches(&events) {
         send(client, topic, &target.scope, schema, &key, batch).await?;
@@ -140,13 +146,12 @@ fn read_data(args: &PublishArgs) -> anyhow::Result<String> {
     }
 }
 
-/// What the topic takes. Asks the server for custom topics; namespace topics take `CloudEvents`.
+/// What the topic takes. Asks the server for custom topics and domains; namespace topics take `CloudEvents`.
 async fn schema(topic: &Topic, target: &Target) -> anyhow::Result<Schema> {
     if topic.is_namespace() {
         return Ok(Schema::CloudEvents);
     }
-    let resource = target.management.get(&topic.id(&target.scope)).await?;
-    let resource = resource.with_context(|| format!("there is no topic `{topic}`"))?;
+    let resource = topic_resource(topic, target).await?;
     Ok(match resource["properties"]["inputSchema"].as_str() {
         Some("CloudEventSchemaV1_0") => Schema::CloudEvents,
         Some("CustomEventSchema") => Schema::Custom,
@@ -227,6 +232,21 @@ fn event(args: &PublishArgs, schema: Schema, data: Value, now: Timestamp) -> Val
     }
     put("data", data);
     Value::Object(event)
+}
+
+/// Says in each event which topic of its domain it is for. In a custom schema only the sender knows where.
+fn address(events: &mut [Value], topic: &str, schema: Schema) -> anyhow::Result<()> {
+    let member = match schema {
+        Schema::CloudEvents => "source",
+        Schema::EventGrid => "topic",
+        Schema::Custom => bail!(
+            "the domain has a custom schema: publish to the domain itself, with events that name their topic"
+        ),
+    };
+    for event in events {
+        event[member] = topic.into();
+    }
+    Ok(())
 }
 
 /// Cuts events into requests that stay within the limits of either tier.
@@ -317,6 +337,18 @@ mod tests {
         let events = make("publish t --event", whole, Schema::CloudEvents).unwrap();
         assert_eq!(Value::from(events), serde_json::from_str::<Value>(whole).unwrap());
         assert!(make("publish t --event", "5", Schema::CloudEvents).is_err());
+    }
+
+    #[test]
+    fn events_for_a_domain_topic_name_it() {
+        let check = |schema, member: &str| {
+            let mut events = make("publish t", "1", schema).unwrap();
+            address(&mut events, "north", schema).unwrap();
+            assert_eq!(events[0][member], "north");
+        };
+        check(Schema::CloudEvents, "source");
+        check(Schema::EventGrid, "topic");
+        assert!(address(&mut [json!({})], "north", Schema::Custom).is_err());
     }
 
     #[test]

@@ -218,7 +218,7 @@ fn pull_subscription(text: &str) -> anyhow::Result<Subscription> {
     let subscription = Subscription::parse(text)?;
     if !subscription.topic.is_namespace() {
         bail!(
-            "`{text}` names a subscription of a custom topic, and those only push; \
+            "`{text}` names a subscription of a custom topic or domain, and those only push; \
              pull needs a namespace: NAMESPACE/TOPIC/SUBSCRIPTION"
         );
     }

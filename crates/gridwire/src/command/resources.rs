@@ -1,4 +1,6 @@
-//! `gridwire topic`, `namespace` and `subscription`: the resources, one at a time.
+//! `gridwire topic`, `domain`, `namespace` and `subscription`: the resources, one at a time.
+
+mod domain;
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
@@ -8,6 +10,8 @@ use super::hint;
 use crate::arm::{self, Scope, Subscription, Topic};
 use crate::output::Output;
 use crate::target::{Target, TargetArgs};
+
+pub(crate) use domain::{DomainCommand, domain};
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum TopicCommand {
@@ -85,6 +89,7 @@ Examples:
   gridwire subscription create orders/europe --webhook https://eu.example.com/hook --type order.paid \\
       --filter 'data.amount NumberGreaterThan 100' --filter 'subject StringBeginsWith /eu/,/uk/'
   gridwire subscription create shop/jobs/workers --lock 120        to receive from (pull)
+  gridwire subscription create domain:malls/north/billing --webhook https://billing.example.com/hook
 
   gridwire subscription create shop/jobs/audits --dead-letter-account letters --dead-letter-container audits
                                                                      to find in deadletter/letters/audits
@@ -96,40 +101,41 @@ StringBeginsWith, StringNotBeginsWith, StringEndsWith, StringNotEndsWith, Number
 NumberLessThan, NumberGreaterThan, NumberLessThanOrEquals, NumberGreaterThanOrEquals, NumberInRange,
 NumberNotInRange, BoolEquals, IsNullOrUndefined, IsNotNull")]
     Create(CreateArgs),
-    /// List the event subscriptions of a topic
+    /// List the event subscriptions of a topic, domain or domain topic
     List {
-        /// `orders`, or `shop/jobs` in a namespace
+        /// `orders`, `shop/jobs` in a namespace, `domain:malls` or `domain:malls/north`
         topic: String,
     },
     /// Show an event subscription as the management API does
     Show {
-        /// `orders/billing`, or `shop/jobs/workers` in a namespace
+        /// `orders/billing`, `shop/jobs/workers` in a namespace, or `domain:malls/north/billing`
         subscription: String,
     },
     /// Delete an event subscription and its undelivered events
     Delete {
-        /// `orders/billing`, or `shop/jobs/workers` in a namespace
+        /// `orders/billing`, `shop/jobs/workers` in a namespace, or `domain:malls/north/billing`
         subscription: String,
     },
 }
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct CreateArgs {
-    /// `orders/billing`, or `shop/jobs/workers` in a namespace
+    /// `orders/billing`, `shop/jobs/workers` in a namespace, `domain:malls/audit` or
+    /// `domain:malls/north/billing` in a domain
     subscription: String,
     /// Push events to this URL; without it, a subscription in a namespace is for receiving (pull)
     #[arg(long, value_name = "URL")]
     webhook: Option<String>,
-    /// What is pushed: custom topics only [default: the topic's schema]
+    /// What is pushed: not in a namespace [default: the topic's schema]
     #[arg(long, value_enum)]
     schema: Option<DeliverySchema>,
     /// Only events of this type; may be repeated
     #[arg(long = "type", value_name = "TYPE")]
     types: Vec<String>,
-    /// Only events whose subject begins with this: custom topics only
+    /// Only events whose subject begins with this: not in a namespace
     #[arg(long, value_name = "TEXT")]
     subject_begins_with: Option<String>,
-    /// Only events whose subject ends with this: custom topics only
+    /// Only events whose subject ends with this: not in a namespace
     #[arg(long, value_name = "TEXT")]
     subject_ends_with: Option<String>,
     /// Only events that pass: KEY OPERATOR VALUE,VALUE...; may be repeated, and all must pass
@@ -169,6 +175,16 @@ pub(crate) enum DeliverySchema {
     Custom,
 }
 
+impl InputSchema {
+    /// As the management API writes it.
+    fn arm(self) -> &'static str {
+        match self {
+            Self::CloudEvents => "CloudEventSchemaV1_0",
+            Self::EventGrid => "EventGridSchema",
+        }
+    }
+}
+
 pub(crate) async fn topic(command: &TopicCommand, target: &TargetArgs, output: Output) -> anyhow::Result<()> {
     let target = target.find()?;
     let (management, scope) = (&target.management, &target.scope);
@@ -188,7 +204,8 @@ pub(crate) async fn topic(command: &TopicCommand, target: &TargetArgs, output: O
                     topic.publish_path(scope).split('?').next().unwrap_or_default(),
                     &target,
                 ),
-                Topic::Namespace { .. } => Vec::new(),
+                // Those of a domain are refused above.
+                Topic::Namespace { .. } | Topic::Domain { .. } | Topic::DomainTopic { .. } => Vec::new(),
             };
             tell(done, &resource, &format!("topic {topic}"), &endpoints, &next, &target, output)
         }
@@ -362,23 +379,29 @@ async fn create_topic(
             match topic {
                 // Only its namespace can be missing.
                 Topic::Namespace { .. } => hint::missing_namespace(topic, target).await,
-                Topic::Custom { .. } => None,
+                Topic::Custom { .. } | Topic::Domain { .. } | Topic::DomainTopic { .. } => None,
             }
         };
         return Ok((Done::Created, explained(created, missing).await?));
     };
-    let Value::Object(asked) = &wanted["properties"] else { bail!("a topic's properties are an object") };
-    let mut changes = asked.iter().filter(|(name, value)| existing["properties"][name.as_str()] != **value);
-    let named = schema.is_some() || retention.is_some();
-    if !named || changes.next().is_none() {
+    if schema.is_none() && retention.is_none() {
+        return Ok((Done::Nothing, existing));
+    }
+    let changed = change(&id, existing, &wanted["properties"], target).await;
+    changed.with_context(|| format!("failed to change the topic `{topic}`"))
+}
+
+/// Changes the `asked` properties of what is there, and no other.
+async fn change(id: &str, existing: Value, asked: &Value, target: &Target) -> anyhow::Result<(Done, Value)> {
+    let asked = asked.as_object().context("properties are an object")?;
+    if asked.iter().all(|(name, value)| existing["properties"][name.as_str()] == *value) {
         return Ok((Done::Nothing, existing));
     }
     let mut body = existing;
     for (name, value) in asked {
         body["properties"][name.as_str()] = value.clone();
     }
-    let changed = target.management.put(&id, &body).await;
-    Ok((Done::Changed, changed.with_context(|| format!("failed to change the topic `{topic}`"))?))
+    Ok((Done::Changed, target.management.put(id, &body).await?))
 }
 
 async fn create_subscription(
@@ -507,24 +530,27 @@ fn topic_body(topic: &Topic, schema: Option<InputSchema>, retention: Option<u32>
         return Ok(json!({ "properties": properties }));
     }
     ensure!(
+        matches!(topic, Topic::Custom { .. }),
+        "`{topic}` belongs to a domain: use `gridwire domain create`"
+    );
+    ensure!(
         retention.is_none(),
         "--retention is for topics of a namespace; custom topics keep events for a day"
     );
-    let schema = match schema {
-        InputSchema::CloudEvents => "CloudEventSchemaV1_0",
-        InputSchema::EventGrid => "EventGridSchema",
-    };
-    Ok(json!({ "location": "local", "properties": { "inputSchema": schema } }))
+    Ok(json!({ "location": "local", "properties": { "inputSchema": schema.arm() } }))
 }
 
-/// What a push subscription of a custom topic delivers: what was asked for, or what the topic takes.
+/// What a push subscription of a custom topic or domain delivers: what was asked for, or what that takes.
 async fn delivery_schema(
     args: &CreateArgs,
     subscription: &Subscription,
     target: &Target,
 ) -> anyhow::Result<Option<&'static str>> {
     if subscription.topic.is_namespace() {
-        ensure!(args.schema.is_none(), "--schema is for custom topics; namespaces deliver CloudEvents");
+        ensure!(
+            args.schema.is_none(),
+            "--schema is for custom topics and domains; namespaces deliver CloudEvents"
+        );
         return Ok(None);
     }
     if let Some(schema) = args.schema {
@@ -535,13 +561,18 @@ async fn delivery_schema(
         }));
     }
     let topic = &subscription.topic;
-    let resource = target.management.get(&topic.id(&target.scope)).await?;
-    let resource = resource.with_context(|| format!("there is no topic `{topic}`"))?;
+    let resource = topic_resource(topic, target).await?;
     Ok(Some(match resource["properties"]["inputSchema"].as_str() {
         Some("CloudEventSchemaV1_0") => "CloudEventSchemaV1_0",
         Some("CustomEventSchema") => "CustomInputSchema",
         _ => "EventGridSchema",
     }))
+}
+
+/// What holds the topic's keys and says what it takes: the topic, or the domain that it is of.
+pub(crate) async fn topic_resource(topic: &Topic, target: &Target) -> anyhow::Result<Value> {
+    let found = target.management.get(&topic.key_holder(&target.scope)).await?;
+    found.with_context(|| format!("there is no topic `{topic}`"))
 }
 
 fn subscription_body(
@@ -574,7 +605,7 @@ fn subscription_body(
     } else {
         let Some(destination) = destination else {
             bail!(
-                "`{subscription}` belongs to a custom topic, which pushes: say where to with --webhook URL; \
+                "`{subscription}` belongs to a custom topic or domain, which push: say where to with --webhook URL; \
                  to receive instead, use a topic in a namespace"
             );
         };

@@ -30,7 +30,8 @@ const RECONNECT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct TailArgs {
-    /// `orders/billing`, `shop/jobs/workers`, a resource id, or the subscription's number
+    /// `orders/billing`, `shop/jobs/workers`, `domain:malls/north/billing`, a resource id, or the
+    /// subscription's number
     subscription: String,
     /// Begin with the oldest delivery that the server remembers, instead of the next one
     #[arg(long)]
