@@ -107,7 +107,7 @@ fn place(name: &str) -> usize {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     // The low bits alone depend on little of a short name.
-    ((hash ^ (hash >> 32)) % BUCKETS as u64) as usize
+    usize::try_from((hash ^ (hash >> 32)) % BUCKETS as u64).expect("fewer buckets than fit in memory")
 }
 
 #[cfg(test)]
