@@ -58,6 +58,7 @@ fn bad(method: &'static str, path: &'static str, body: impl Into<Sent>) -> Case 
 
 const NEW: &str = "~/topics/new-topic";
 const SUBSCRIPTION: &str = "~/topics/orders/eventSubscriptions/new-one";
+const DOMAIN: &str = "~/domains/new-domain";
 const PULL: &str = "~/namespaces/ns1/topics/jobs/eventSubscriptions/new-one";
 
 #[tokio::test]
@@ -127,7 +128,6 @@ async fn bad_domains_are_refused() {
     let missing = |method: &'static str, path: &'static str, body: Sent| -> Case {
         (method, path, body, 404, "ResourceNotFound", "not_found")
     };
-    const DOMAIN: &str = "~/domains/new-domain";
     check(vec![
         bad("PUT", "~/domains/ab", json!({"location": "local"})),
         bad("PUT", "~/domains/a_b", json!({"location": "local"})),
