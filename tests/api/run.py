@@ -97,9 +97,10 @@ class Server:
 
 
 def make_resources(server):
-    """What the requests are about; the answer is the keys of the topic and of the namespace."""
+    """What the requests are about; the answer is the keys of topic, domain and namespace."""
     topic = {"location": "local", "properties": {"inputSchema": "CloudEventSchemaV1_0"}}
     server.manage("PUT", "topics/orders", topic)
+    server.manage("PUT", "domains/malls", topic)
     server.manage("PUT", "namespaces/spaces", {"location": "local", "properties": {}})
     for name in ("orders", "noise"):
         server.manage("PUT", f"namespaces/spaces/topics/{name}", {"properties": {}})
@@ -108,6 +109,7 @@ def make_resources(server):
         server.manage("PUT", resource, {"properties": queue})
     return (
         server.manage("POST", "topics/orders/listKeys")["key1"],
+        server.manage("POST", "domains/malls/listKeys")["key1"],
         server.manage("POST", "namespaces/spaces/listKeys")["key1"],
     )
 
@@ -132,11 +134,12 @@ def text(value):
     return json.dumps(value)
 
 
-def data_plane_settings(server, topic_key, namespace_key):
+def data_plane_settings(server, topic_key, domain_key, namespace_key):
     """Most requests are about what is there and by those who may; some are not."""
     names = {
         "subscriptionId": SUBSCRIPTION,
         "resourceGroupName": GROUP,
+        "domainName": "malls",
         "namespaceName": "spaces",
         "topicName": "orders",
         "eventSubscriptionName": "pulled",
@@ -145,7 +148,8 @@ def data_plane_settings(server, topic_key, namespace_key):
     lines = ["[parameters]"]
     lines += [f"{text('path.' + name)} = {text(value)}" for name, value in names.items()]
     for pattern, header, value in [
-        ("api/events$", "aeg-sas-key", topic_key),
+        ("topics/[^/]*/api/events$|^/api/events$", "aeg-sas-key", topic_key),
+        ("domains/[^/]*/api/events$", "aeg-sas-key", domain_key),
         ("topics/[^/]*:|eventsubscriptions", "Authorization", f"SharedAccessKey {namespace_key}"),
         ("^/gridwire", "Authorization", f"Bearer {server.token}"),
     ]:
@@ -206,13 +210,13 @@ def main():
     server = Server(program)
     failed = []
     try:
-        topic_key, namespace_key = make_resources(server)
+        topic_key, domain_key, namespace_key = make_resources(server)
         stop = threading.Event()
         publisher = threading.Thread(target=keep_publishing, args=(server, namespace_key, stop), daemon=True)
         publisher.start()
         for document, url, settings in [
             ("admin", server.admin, []),
-            ("data-plane", server.http, data_plane_settings(server, topic_key, namespace_key)),
+            ("data-plane", server.http, data_plane_settings(server, topic_key, domain_key, namespace_key)),
             # Last, for it removes and changes what it finds.
             ("management", server.http, management_settings(server)),
         ]:

@@ -310,6 +310,7 @@ mod tests {
         match target {
             Target::Topic(Named::Place(_)) => ("publishToTopic", true),
             Target::Topic(Named::Name(_)) => ("publishToTopicOfHost", true),
+            Target::Domain(_) => ("publishToDomain", true),
             Target::Inspect { .. } => ("latestDeliveries", true),
             Target::Namespace { place, operation, .. } => {
                 let name = match operation {
@@ -356,6 +357,7 @@ mod tests {
             .collect();
         expected.extend([
             ("publishToTopic", false),
+            ("publishToDomain", false),
             ("publishToTopicOfHost", true),
             ("latestDeliveries", false),
         ]);

@@ -43,7 +43,10 @@ fn routes() -> BTreeSet<(String, &'static str)> {
     let mut routes = BTreeSet::new();
     for kind in KINDS {
         for path in paths(kind) {
-            routes.extend(["get", "put", "patch", "delete"].map(|method| (path.clone(), method)));
+            routes.extend(["get", "put", "delete"].map(|method| (path.clone(), method)));
+            if !kind.patch.members.is_empty() {
+                routes.insert((path.clone(), "patch"));
+            }
             routes.extend(kind.actions.iter().map(|action| (format!("{path}/{}", action.name()), "post")));
             routes.insert((path.trim_end_matches("/{}").to_owned(), "get"));
         }
@@ -93,6 +96,9 @@ fn the_document_has_the_status_of_every_change() {
             for (method, status) in
                 [("put", 201), ("patch", kind.patch.status), ("delete", 204), ("get", 200)]
             {
+                if method == "patch" && kind.patch.members.is_empty() {
+                    continue;
+                }
                 let answers = operations[method]["responses"].as_object().unwrap();
                 let successes: Vec<_> = answers.keys().filter(|status| status.starts_with('2')).collect();
                 assert_eq!(successes, [&status.to_string()], "{method} {path}");

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use gridwire_core::event::InputSchema;
-use gridwire_core::filter::Matcher;
 use gridwire_core::ids::TopicNumber;
-use gridwire_core::routing::{AccessKey, TopicKind};
+use gridwire_core::routing::{AccessKey, DomainTopics, TopicKind};
 
 use super::*;
 
@@ -33,8 +32,9 @@ fn topic_of(kind: TopicKind, credentials: Credentials) -> TopicRoute {
         input_mapping: None,
         credentials,
         retention: Duration::from_secs(60),
-        matcher: Matcher::default(),
+        matcher: Arc::default(),
         subscriptions: HashMap::new(),
+        domain_topics: DomainTopics::default(),
     }
 }
 
