@@ -148,7 +148,7 @@ fn parse(text: &str, ending: &str, scope: &Scope) -> anyhow::Result<Vec<Wanted>>
         add_subscriptions(&mut wanted, &scope, &domain, entry.event_subscriptions)?;
         for topic in entry.topics {
             let topic_name = arm::name(&topic.name)?;
-            let topic_of = Topic::DomainTopic { domain: entry.name.clone(), topic: topic_name };
+            let topic_of = Topic::InDomain { domain: entry.name.clone(), topic: topic_name };
             wanted.push(Wanted {
                 id: topic_of.id(&scope),
                 label: format!("topic {topic_of}"),

@@ -62,7 +62,7 @@ impl Default for Scope {
 pub(crate) enum Topic {
     Custom { topic: String },
     Domain { domain: String },
-    DomainTopic { domain: String, topic: String },
+    InDomain { domain: String, topic: String },
     Namespace { namespace: String, topic: String },
 }
 
@@ -107,7 +107,7 @@ pub(crate) fn domain(text: &str) -> Result<Topic, NameError> {
         return Ok(Topic::Domain { domain: domain.to_owned() });
     }
     if let Some([domain, topic]) = names(plain) {
-        return Ok(Topic::DomainTopic { domain: domain.to_owned(), topic: topic.to_owned() });
+        return Ok(Topic::InDomain { domain: domain.to_owned(), topic: topic.to_owned() });
     }
     Err(NameError { text: text.to_owned(), what: "a domain", example: "`malls`, or its topic `malls/north`" })
 }
@@ -135,7 +135,7 @@ impl Topic {
         match self {
             Self::Custom { topic } => format!("{}/topics/{topic}", scope.provider()),
             Self::Domain { domain } => domain_id(scope, domain),
-            Self::DomainTopic { domain, topic } => format!("{}/topics/{topic}", domain_id(scope, domain)),
+            Self::InDomain { domain, topic } => format!("{}/topics/{topic}", domain_id(scope, domain)),
             Self::Namespace { namespace, topic } => {
                 format!("{}/topics/{topic}", namespace_id(scope, namespace))
             }
@@ -146,7 +146,7 @@ impl Topic {
     pub(crate) fn key_holder(&self, scope: &Scope) -> String {
         match self {
             Self::Custom { .. } | Self::Domain { .. } => self.id(scope),
-            Self::DomainTopic { domain, .. } => domain_id(scope, domain),
+            Self::InDomain { domain, .. } => domain_id(scope, domain),
             Self::Namespace { namespace, .. } => namespace_id(scope, namespace),
         }
     }
@@ -157,7 +157,7 @@ impl Topic {
             Self::Custom { topic } => {
                 format!("{}/topics/{topic}/api/events?api-version=2018-01-01", scope.prefix())
             }
-            Self::Domain { domain } | Self::DomainTopic { domain, .. } => {
+            Self::Domain { domain } | Self::InDomain { domain, .. } => {
                 format!("{}/domains/{domain}/api/events?api-version=2018-01-01", scope.prefix())
             }
             Self::Namespace { namespace, topic } => format!(
@@ -177,7 +177,7 @@ impl fmt::Display for Topic {
         match self {
             Self::Custom { topic } => f.write_str(topic),
             Self::Domain { domain } => write!(f, "{DOMAIN}{domain}"),
-            Self::DomainTopic { domain, topic } => write!(f, "{DOMAIN}{domain}/{topic}"),
+            Self::InDomain { domain, topic } => write!(f, "{DOMAIN}{domain}/{topic}"),
             Self::Namespace { namespace, topic } => write!(f, "{namespace}/{topic}"),
         }
     }

@@ -14,7 +14,7 @@ pub(crate) fn explain(error: anyhow::Error, missing: Option<String>) -> anyhow::
 /// What is missing of a topic's path; `None` when it is all there, or cannot be asked for.
 pub(crate) async fn missing_topic(topic: &Topic, target: &Target) -> Option<String> {
     let flags = &target.flags;
-    if let Topic::Domain { domain } | Topic::DomainTopic { domain, .. } = topic {
+    if let Topic::Domain { domain } | Topic::InDomain { domain, .. } = topic {
         // A topic of a domain that is not there takes events and subscriptions all the same.
         if exists(&topic.key_holder(&target.scope), target).await? {
             return None;

@@ -53,7 +53,7 @@ pub(crate) struct PublishArgs {
     /// What the event is about
     #[arg(long)]
     subject: Option<String>,
-    /// Where the event comes from; of a domain's CloudEvents, the domain topic
+    /// Where the event comes from; of a domain's `CloudEvents`, the domain topic
     #[arg(long, default_value = "/gridwire/cli")]
     source: String,
     /// The event's id; with --count, the number is appended [default: a random one]
@@ -109,7 +109,7 @@ async fn publish(
     };
     let rng = SystemRng::new();
     let mut events = make_events(args, text, schema, &rng, target.reach.clock.now())?;
-    if let Topic::DomainTopic { topic, .. } = topic {
+    if let Topic::InDomain { topic, .. } = topic {
         address(&mut events, topic, schema)?;
     }
     let client = target.management.client();

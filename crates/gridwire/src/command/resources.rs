@@ -205,7 +205,7 @@ pub(crate) async fn topic(command: &TopicCommand, target: &TargetArgs, output: O
                     &target,
                 ),
                 // Those of a domain are refused above.
-                Topic::Namespace { .. } | Topic::Domain { .. } | Topic::DomainTopic { .. } => Vec::new(),
+                Topic::Namespace { .. } | Topic::Domain { .. } | Topic::InDomain { .. } => Vec::new(),
             };
             tell(done, &resource, &format!("topic {topic}"), &endpoints, &next, &target, output)
         }
@@ -379,7 +379,7 @@ async fn create_topic(
             match topic {
                 // Only its namespace can be missing.
                 Topic::Namespace { .. } => hint::missing_namespace(topic, target).await,
-                Topic::Custom { .. } | Topic::Domain { .. } | Topic::DomainTopic { .. } => None,
+                Topic::Custom { .. } | Topic::Domain { .. } | Topic::InDomain { .. } => None,
             }
         };
         return Ok((Done::Created, explained(created, missing).await?));

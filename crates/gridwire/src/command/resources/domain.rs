@@ -65,7 +65,7 @@ pub(crate) async fn domain(
     match command {
         DomainCommand::Create { domain, schema, no_auto_create, no_auto_delete } => {
             let domain = arm::domain(domain)?;
-            let noun = if let Topic::DomainTopic { .. } = domain { "topic" } else { "domain" };
+            let noun = if let Topic::InDomain { .. } = domain { "topic" } else { "domain" };
             let mut asked = json!({});
             if let Some(schema) = schema {
                 asked["inputSchema"] = schema.arm().into();
@@ -83,7 +83,7 @@ pub(crate) async fn domain(
             let missing = async {
                 match domain {
                     // A domain stands on nothing that could be missing.
-                    Topic::DomainTopic { .. } => hint::missing_topic(&domain, &target).await,
+                    Topic::InDomain { .. } => hint::missing_topic(&domain, &target).await,
                     Topic::Domain { .. } | Topic::Custom { .. } | Topic::Namespace { .. } => None,
                 }
             };
@@ -96,7 +96,7 @@ pub(crate) async fn domain(
                     path.split('?').next().unwrap_or_default(),
                     &target,
                 ),
-                Topic::DomainTopic { .. } | Topic::Custom { .. } | Topic::Namespace { .. } => Vec::new(),
+                Topic::InDomain { .. } | Topic::Custom { .. } | Topic::Namespace { .. } => Vec::new(),
             };
             tell(done, &resource, &format!("{noun} {domain}"), &endpoints, &next, &target, output)
         }
@@ -137,7 +137,7 @@ pub(crate) async fn domain(
 /// Creates the domain or domain topic, or changes of an existing one what was `asked` for and nothing else.
 async fn create(domain: &Topic, mut asked: Value, target: &Target) -> anyhow::Result<(Done, Value)> {
     let id = domain.id(&target.scope);
-    let is_topic = matches!(domain, Topic::DomainTopic { .. });
+    let is_topic = matches!(domain, Topic::InDomain { .. });
     ensure!(!is_topic || asked == json!({}), "a topic of a domain has no settings; the domain has them");
     if let Some(existing) = target.management.get(&id).await? {
         return change(&id, existing, &asked, target).await;
