@@ -221,11 +221,7 @@ impl Broker {
 
     /// The subscription with this number or resource id.
     pub(crate) fn subscription(&self, wanted: &str) -> Option<Arc<SubscriptionRoute>> {
-        let wanted = wanted.trim_matches('/');
-        self.table().subscriptions().into_iter().find(|route| {
-            wanted.parse() == Ok(route.number.0)
-                || wanted.eq_ignore_ascii_case(route.resource_id.trim_matches('/'))
-        })
+        self.table().subscription(wanted)
     }
 
     pub(crate) fn shards(&self) -> Option<Arc<Shards>> {
