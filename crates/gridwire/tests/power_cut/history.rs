@@ -66,8 +66,13 @@ pub(crate) struct Story {
 }
 
 /// Cuts the power so often, at least, under a server that is started with these words in front of it; they are told
-/// its data directory.
-pub(crate) fn run(seed: u64, cuts: u32, before: impl FnOnce(&Path) -> Vec<OsString>) -> Story {
+/// its data directory. No cut comes before `least` has passed since the start.
+pub(crate) fn run(
+    seed: u64,
+    cuts: u32,
+    least: Duration,
+    before: impl FnOnce(&Path) -> Vec<OsString>,
+) -> Story {
     show(&format!("history of {cuts} cuts, GRIDWIRE_POWER_SEED={seed}"));
     let mut chance = Chance(seed);
     let mut story = Story::default();
@@ -81,7 +86,8 @@ pub(crate) fn run(seed: u64, cuts: u32, before: impl FnOnce(&Path) -> Vec<OsStri
     server.launch.before = before(&dir);
     server.restart();
     while story.cuts < cuts {
-        let plan = Plan::new(&mut chance);
+        let mut plan = Plan::new(&mut chance);
+        plan.cut_after = plan.cut_after.max(least);
         if let Some(after) = plan.kill_after {
             let when = storm(&world, &mut server, after, &mut chance, |server| {
                 server.end();
