@@ -6,7 +6,6 @@ pub const PLANTED: &[&str] = &[
     "any-holder-settles",
     "batch-in-two-frames",
     "dead-letter-after-record",
-    "dead-letters-hold-nothing",
     "entry-replayed-twice",
     "failure-counts-as-delivered",
     "filter-off-by-one",

@@ -127,19 +127,12 @@ impl Queue {
             self.ready.front().map(|position| position.offset.0),
             self.in_flight.keys().next().copied(),
             self.state.leases.keys().next().copied(),
-            self.oldest_in_trouble(),
+            self.state.trouble.keys().next().copied(),
         ]
         .into_iter()
         .flatten()
         .fold(cursor, u64::min)
         .max(self.state.floor)
-    }
-
-    fn oldest_in_trouble(&self) -> Option<u64> {
-        let holds = |trouble: &super::state::Trouble| {
-            trouble.condemned.is_none() || !planted("dead-letters-hold-nothing")
-        };
-        self.state.trouble.iter().find(|(_, trouble)| holds(trouble)).map(|(&offset, _)| offset)
     }
 
     /// Events that wait, are locked, in flight or in trouble, as far as they are known without a scan.
