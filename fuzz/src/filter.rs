@@ -1,6 +1,6 @@
 //! Filters and events: a filter as management takes it, a NUL, and a CloudEvent.
 
-use gridwire_core::event::InputSchema;
+use gridwire_core::event::{Data, Event, InputSchema};
 use gridwire_core::filter::{FilterSpec, MatchSet, Matcher, oracle};
 use gridwire_core::ids::Slot;
 use gridwire_core::publish::{PublishRequest, parse};
@@ -40,8 +40,19 @@ pub fn filter(data: &[u8]) {
         for event in &events {
             let mut set = MatchSet::default();
             Matcher::compile(InputSchema::CloudEvent, &[(Slot(0), spec)]).matches(event, &mut set);
-            assert_eq!(set.contains(Slot(0)), oracle::matches(spec, event), "{spec:?} on {event:?}");
+            if is_readable(event) {
+                assert_eq!(set.contains(Slot(0)), oracle::matches(spec, event), "{spec:?} on {event:?}");
+            }
             assert_eq!(set.contains(Slot(0)), spec.explain(InputSchema::CloudEvent, event).matched);
         }
+    }
+}
+
+/// Whether the naive matcher can read the data. They are JSON in any case, but it knows no number that a double does
+/// not hold.
+fn is_readable(event: &Event<'_>) -> bool {
+    match &event.data {
+        Data::Json(json) => serde_json::from_str::<serde_json::Value>(json).is_ok(),
+        _ => true,
     }
 }
