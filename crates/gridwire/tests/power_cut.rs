@@ -48,7 +48,7 @@ const REFUSED: [&str; 2] = [history::DAMAGED, "the server ended at its start"];
 /// Within so many cuts a server that does not flush must be found out.
 const CUTS_TO_CATCH: u32 = 4;
 /// What was settled in the last second may be taken back. Of a server that never flushes it there is more to miss.
-const FLUSHED_LONG_AGO: Duration = Duration::from_millis(3_000);
+const FLUSHED_LONG_AGO: Duration = Duration::from_secs(3);
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
