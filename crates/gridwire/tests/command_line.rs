@@ -3,11 +3,10 @@
 mod support;
 
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Value, json};
 
-use support::{Server, Sink};
+use support::{Server, Sink, program};
 
 /// What a command printed, and whether it ended well.
 struct Said {
@@ -50,11 +49,7 @@ fn gridwire(dir: &Path, line: &str) -> Said {
 }
 
 fn gridwire_with(dir: &Path, arguments: &[&str]) -> Said {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gridwire"));
-    for variable in ["GRIDWIRE_OUTPUT", "GRIDWIRE_KEY", "GRIDWIRE_SERVER", "GRIDWIRE_MANAGEMENT_TOKEN"] {
-        command.env_remove(variable);
-    }
-    let output = command.args(arguments).arg("--data-dir").arg(dir).output().expect("the program runs");
+    let output = program().args(arguments).arg("--data-dir").arg(dir).output().expect("the program runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Said { fine: output.status.success(), out: text(&output.stdout), err: text(&output.stderr) }
 }

@@ -1,14 +1,10 @@
 //! The first command of the README works, and says so.
 
-use std::process::Command;
+mod support;
 
 #[test]
 fn the_demo_shows_push_and_pull_and_ends_well() {
-    let output = Command::new(env!("CARGO_BIN_EXE_gridwire"))
-        .args(["demo", "--once"])
-        .env_remove("GRIDWIRE_OUTPUT")
-        .output()
-        .expect("the program runs");
+    let output = support::program().args(["demo", "--once"]).output().expect("the program runs");
     let said = String::from_utf8_lossy(&output.stdout);
     let complained = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}\n{complained}");

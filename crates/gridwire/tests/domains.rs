@@ -3,14 +3,13 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use support::arm::{GROUP, SUBSCRIPTION, Topic, dead_letters};
 use support::time::pause;
-use support::{Arm, Reply, Request, Server, Sink, events, metrics, wait_for};
+use support::{Arm, Reply, Request, Server, Sink, events, metrics, program, wait_for};
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -301,11 +300,10 @@ fn the_command_line_and_apply_know_domains() {
     let server = Server::start();
     let sink = Sink::start();
     let run = |arguments: &[&str], fine: bool| -> String {
-        let output = Command::new(env!("CARGO_BIN_EXE_gridwire"))
+        let output = program()
             .args(arguments)
             .arg("--data-dir")
             .arg(server.data_dir())
-            .env_remove("GRIDWIRE_OUTPUT")
             .output()
             .expect("the program runs");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -9,12 +9,10 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 
 use support::pull::Queue;
-use support::{Arm, Client, Server, events};
+use support::{Arm, Client, Server, events, program};
 
 fn gridwire(dir: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gridwire"));
-    command.args(arguments).arg("--data-dir").arg(dir).env_remove("GRIDWIRE_OUTPUT");
-    command.output().expect("the program runs")
+    program().args(arguments).arg("--data-dir").arg(dir).output().expect("the program runs")
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -1,6 +1,5 @@
 //! Everything else that follows the clock, and who may move it.
 
-use std::process::Command;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -13,7 +12,7 @@ use crate::support::arm::Topic;
 use crate::support::dev::{Dev, seconds, time, without_jitter};
 use crate::support::pull::Queue;
 use crate::support::server::Launch;
-use crate::support::{Arm, Client, Request, Server, Sink, events};
+use crate::support::{Arm, Client, Request, Server, Sink, events, program};
 
 /// A pull subscription with three events.
 fn pulled(server: &Server) -> Queue {
@@ -218,7 +217,7 @@ fn the_command_line_moves_the_clock_and_scripts_failures() {
     let server = Server::launch(without_jitter());
     let sink = Sink::start();
     let run = |arguments: &str| {
-        let output = Command::new(env!("CARGO_BIN_EXE_gridwire"))
+        let output = program()
             .args(["--data-dir", &server.data_dir().display().to_string()])
             .args(arguments.split(' '))
             .output()

@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use crate::support::load::Chance;
 use crate::support::outside::WallClock;
 use crate::support::server::show;
 use crate::support::time::pause;
-use crate::support::{Launch, Server};
+use crate::support::{Launch, Server, program};
 
 /// How far the wall clock is ahead at the last start, so that locks which nobody knows of have run out: as after a
 /// longer time without power.
@@ -181,9 +180,8 @@ fn last_start(
 
 /// What the log finds at its next start is what `store check` says, and neither finds damage after a power cut.
 fn check_store(dir: &Path) {
-    let mut check = Command::new(env!("CARGO_BIN_EXE_gridwire"));
-    check.args(["store", "check", "--data-dir"]).arg(dir).env_remove("GRIDWIRE_OUTPUT");
-    let output = check.output().expect("the program runs");
+    let output =
+        program().args(["store", "check", "--data-dir"]).arg(dir).output().expect("the program runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{DAMAGED}:\n{said}");
 }

@@ -17,6 +17,6 @@ pub(crate) mod time;
 
 pub(crate) use arm::Arm;
 pub(crate) use client::{Answer, Client, Request};
-pub(crate) use server::{Launch, Server};
+pub(crate) use server::{Launch, Server, program};
 pub(crate) use sink::{Delivery, Reply, Sink};
 pub(crate) use time::{now, wait_for};

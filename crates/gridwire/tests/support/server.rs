@@ -121,7 +121,7 @@ impl Server {
         let output = File::create(self.output()).expect("a file for the program's output");
         let mut words = self.launch.before.clone();
         words.push(env!("CARGO_BIN_EXE_gridwire").into());
-        let mut command = Command::new(&words[0]);
+        let mut command = clean(Command::new(&words[0]));
         command.args(&words[1..]).arg("serve");
         if !self.launch.without_dev {
             command.arg("--dev");
@@ -133,11 +133,6 @@ impl Server {
         };
         for listener in ["--http", "--https", "--admin"] {
             command.args([listener, "127.0.0.1:0"]);
-        }
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("GRIDWIRE_") {
-                command.env_remove(name);
-            }
         }
         command.envs(self.launch.environment.iter().map(|(name, value)| (name, value)));
         let child = command
@@ -251,6 +246,21 @@ impl Drop for Server {
             show(&format!("the server's last lines:\n{}", tail(&self.output())));
         }
     }
+}
+
+/// The program, not started yet, without the variables that are meant for the tests or the person who runs them: it
+/// reads its configuration from all that begin with `GRIDWIRE_` and refuses those it does not know.
+pub(crate) fn program() -> Command {
+    clean(Command::new(env!("CARGO_BIN_EXE_gridwire")))
+}
+
+fn clean(mut command: Command) -> Command {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("GRIDWIRE_") {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// For a failed test's reader.
