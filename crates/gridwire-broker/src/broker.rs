@@ -14,6 +14,7 @@ use gridwire_core::time::Timestamp;
 use gridwire_http::{Peer, Request, Response};
 use gridwire_outside::{Clock, Disk, Net, Rng};
 use gridwire_store::{Log, ReadError};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -76,6 +77,8 @@ pub struct Broker {
     /// One change of the table at a time.
     installing: tokio::sync::Mutex<()>,
     tokens: LockTokens,
+    /// See [`Broker::turn_of_those_behind`].
+    turns: Semaphore,
     options: BrokerOptions,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -116,6 +119,7 @@ impl Broker {
             shards: OnceLock::new(),
             installing: tokio::sync::Mutex::new(()),
             tokens: LockTokens::new(&token_secret),
+            turns: Semaphore::new((options.shards / 2).max(1)),
             options,
             tasks,
             stop,
@@ -230,6 +234,13 @@ impl Broker {
 
     pub(crate) fn tokens(&self) -> &LockTokens {
         &self.tokens
+    }
+
+    /// Waits until events that are long past may be read and put into an answer. As many at once as half of the cores:
+    /// consumers that catch up ask again at once, and whoever is at the tail would wait for all of them.
+    pub(crate) async fn turn_of_those_behind(&self) -> Option<SemaphorePermit<'_>> {
+        // Never closed.
+        self.turns.acquire().await.ok()
     }
 
     pub(crate) fn base_domain(&self) -> Option<&str> {

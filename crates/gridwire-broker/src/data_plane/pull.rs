@@ -215,7 +215,10 @@ async fn received(
     let outside = broker.outside();
     let mut offsets: Vec<Offset> = events.iter().map(|event| event.offset).collect();
     offsets.sort_unstable();
+    let newest = offsets.last().map_or(0, |offset| offset.0);
     let mut unsent = Unsent::new(shards, route.topic, route.number, events);
+    let behind = outside.log.end(route.topic).0.saturating_sub(newest) > limits::READY_MAX as u64;
+    let _turn = if behind { broker.turn_of_those_behind().await } else { None };
     let fetched = match outside.log.fetch(route.topic, offsets).await {
         Ok(fetched) => fetched,
         Err(error) => {

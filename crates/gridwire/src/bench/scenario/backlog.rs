@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use clap::Parser as _;
 use hdrhistogram::Histogram;
+use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -210,7 +211,14 @@ impl Scene<'_> {
     }
 
     fn receive_at_tail(&self, stage: &Stage, ledger: &Arc<Ledger>) -> Receivers {
-        Receivers::start(&stage.target, &self.tail, ledger, self.args.receivers, Goal::Forever)
+        Receivers::start(
+            &Handle::current(),
+            &stage.target,
+            &self.tail,
+            ledger,
+            self.args.receivers,
+            Goal::Forever,
+        )
     }
 
     async fn publish_backlog(&mut self, stage: &Stage) -> anyhow::Result<Tally> {
@@ -234,7 +242,14 @@ impl Scene<'_> {
             if part > 0 {
                 let receivers = self.args.receivers;
                 let goal = Goal::AtLeast(part);
-                let receivers = Receivers::start(&stage.target, &one.routes, &one.ledger, receivers, goal);
+                let receivers = Receivers::start(
+                    &Handle::current(),
+                    &stage.target,
+                    &one.routes,
+                    &one.ledger,
+                    receivers,
+                    goal,
+                );
                 let done = tokio::time::timeout(self.args.limit, receivers.finish()).await;
                 ensure!(done.is_ok(), "acknowledging a part took too long");
             }
@@ -264,11 +279,18 @@ impl Scene<'_> {
         self.memory.note("timed alone");
         let done = CancellationToken::new();
         let began = Moment::now();
+        let consumers = Consumers::start()?;
         let mut catching_up = JoinSet::new();
         for (number, one) in self.behind.iter().enumerate() {
             let goal = Goal::Backlog(self.backlog);
-            let receivers =
-                Receivers::start(&stage.target, &one.routes, &one.ledger, self.args.receivers, goal);
+            let receivers = Receivers::start(
+                consumers.handle(),
+                &stage.target,
+                &one.routes,
+                &one.ledger,
+                self.args.receivers,
+                goal,
+            );
             let limit = self.args.limit;
             catching_up.spawn(async move {
                 // Those that run out of time are counted as missing below.
@@ -371,6 +393,28 @@ impl Scene<'_> {
         let verdict = if ratio <= AIM || slower <= SLOWER_MAX { "is not slowed" } else { "is slowed" };
         let slower = show_micros(beside.saturating_sub(alone));
         self.report.notes.push(format!("the tail {verdict}: its p99 is {slower} higher"));
+    }
+}
+
+/// Threads for those who catch up. Consumers are programs of their own: on the threads that the tail is timed on, it
+/// would wait for what they do with their events, which no server can help.
+struct Consumers(Option<Runtime>);
+
+impl Consumers {
+    fn start() -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        Ok(Self(Some(runtime.context("failed to start the threads of the consumers")?)))
+    }
+
+    fn handle(&self) -> &Handle {
+        self.0.as_ref().expect("it is taken when this is dropped").handle()
+    }
+}
+
+impl Drop for Consumers {
+    fn drop(&mut self) {
+        // To wait for its threads is forbidden where other tasks run.
+        self.0.take().expect("this is its end").shutdown_background();
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -181,7 +182,9 @@ pub(super) struct Receivers {
 }
 
 impl Receivers {
+    /// Starts them on the threads of `runtime`.
     pub(super) fn start(
+        runtime: &Handle,
         target: &Target,
         routes: &Pull,
         ledger: &Arc<Ledger>,
@@ -198,7 +201,7 @@ impl Receivers {
                 goal,
                 stop: stop.clone(),
             };
-            tasks.spawn(receiver.run());
+            tasks.spawn_on(receiver.run(), runtime);
         }
         Self { tasks, stop }
     }
