@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::data_plane;
-use crate::dead_letter::DeadLetters;
+use crate::dead_letter::{self, DeadLetters, Job, Jobs};
 use crate::deliveries::Deliveries;
 use crate::metrics::{Metrics, Named, merged};
 use crate::push::{Dispatcher, PushOptions};
@@ -76,6 +76,10 @@ pub struct Broker {
     /// One change of the table at a time.
     installing: tokio::sync::Mutex<()>,
     tokens: LockTokens,
+    /// On dead letters.
+    jobs: Arc<Jobs>,
+    /// For jobs, which outlive the request that starts them.
+    me: Weak<Self>,
     options: BrokerOptions,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -110,12 +114,15 @@ impl Broker {
             retry_jitter: options.retry_jitter,
             fatal: CancellationToken::new(),
         };
-        Ok(Arc::new(Self {
+        let jobs = Arc::new(outside.dead_letters.jobs());
+        Ok(Arc::new_cyclic(|me| Self {
             outside: Arc::new(outside),
             table: ArcSwap::default(),
             shards: OnceLock::new(),
             installing: tokio::sync::Mutex::new(()),
             tokens: LockTokens::new(&token_secret),
+            jobs,
+            me: Weak::clone(me),
             options,
             tasks,
             stop,
@@ -143,6 +150,8 @@ impl Broker {
             let subscription = &routes.get(&status.subscription)?.name;
             Some((status, Named { topic, subscription }))
         }));
+        let jobs = self.jobs.running().len() as u64;
+        self.outside.metrics.dead_letter_jobs.store(jobs, std::sync::atomic::Ordering::Relaxed);
         let topic_name = |number| labels.get(&number).map(String::as_str);
         let subscription_name = |number| {
             let route = routes.get(&number)?;
@@ -228,6 +237,16 @@ impl Broker {
         self.shards.get().cloned()
     }
 
+    pub(crate) fn jobs(&self) -> &Jobs {
+        &self.jobs
+    }
+
+    /// Does a job on dead letters, from where its record says.
+    pub(crate) fn run(&self, job: Arc<Job>) {
+        let Some(me) = self.me.upgrade() else { return };
+        self.tasks.spawn(dead_letter::run_job(me, job, self.stop.clone()));
+    }
+
     pub(crate) fn tokens(&self) -> &LockTokens {
         &self.tokens
     }
@@ -238,6 +257,10 @@ impl Broker {
 
     pub(crate) fn now(&self) -> Timestamp {
         self.outside.clock.now()
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
     }
 
     pub(crate) async fn stopping(&self) {
@@ -278,7 +301,10 @@ impl Broker {
         shards.unsubscribe(change.gone).await?;
         // Only now: before, requests would find queues that are not awake yet.
         if self.shards.set(Arc::clone(&shards)).is_ok() {
-            shards.start_housekeeping(&self.outside, &self.tasks, &self.stop);
+            shards.start_housekeeping(&self.outside, &self.jobs, &self.tasks, &self.stop);
+            for job in self.jobs.running() {
+                self.run(job);
+            }
         }
         Ok(())
     }

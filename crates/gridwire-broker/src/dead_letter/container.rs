@@ -1,0 +1,201 @@
+//! One container of dead letters: what can be done with the letters in it, whatever it is made of.
+//!
+//! Paths have `/` between their segments, as blobs have. What is moved or removed is so for good when the call
+//! returns; repeating either is fine, for after a crash it is repeated.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gridwire_outside::OpenMode;
+use gridwire_outside::disk::read_exact_at;
+
+use super::Files;
+
+/// Bytes of one letter that are read. An event has at most 1 MiB, and its letter escapes or encodes it.
+const LETTER_BYTES_MAX: u64 = 8 << 20;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Container(Directory);
+
+#[derive(Clone, Debug)]
+struct Directory {
+    files: Arc<Files>,
+    path: PathBuf,
+    /// Off: whoever asks does the work, so that a simulation stays in one thread.
+    threads: bool,
+}
+
+/// Which names of a directory are asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    pub(crate) prefix: String,
+    pub(crate) suffix: &'static str,
+    /// Only those behind it.
+    pub(crate) after: Option<String>,
+    pub(crate) max: usize,
+}
+
+impl Container {
+    /// The directory `path` of the directory of all letters.
+    pub(super) fn directory(files: Arc<Files>, path: &Path, threads: bool) -> Self {
+        let path = files.dir.join(path);
+        Self(Directory { files, path, threads })
+    }
+
+    /// The directories directly below `dir` whose names are numbers, ascending.
+    pub(crate) async fn numbers(&self, dir: &str) -> io::Result<Vec<u16>> {
+        let dir = self.0.path.join(dir);
+        self.0
+            .run(move |files| {
+                let number =
+                    |name: &str| name.parse::<u16>().ok().filter(|number| number.to_string() == name);
+                let mut found = empty_if_missing(files.disk.list(&dir))?;
+                found.retain(|name| number(name).is_some());
+                let mut numbers: Vec<u16> = found.iter().filter_map(|name| number(name)).collect();
+                numbers.sort_unstable();
+                Ok(numbers)
+            })
+            .await
+    }
+
+    /// Names of files directly below `dir`, in order.
+    pub(crate) async fn names(&self, dir: &str, names: Names) -> io::Result<Vec<String>> {
+        let dir = self.0.path.join(dir);
+        self.0
+            .run(move |files| {
+                let Names { prefix, suffix, after, max } = names;
+                let mut pick = |name: &str| {
+                    name.starts_with(&prefix)
+                        && name.ends_with(suffix)
+                        && after.as_deref().is_none_or(|after| after < name)
+                };
+                empty_if_missing(files.disk.list_some(&dir, max, &mut pick))
+            })
+            .await
+    }
+
+    /// Reads as many of `paths`, in order, as fit into `bytes_max`, at least one. `None` for one that is not
+    /// there, or too large to be a letter.
+    pub(crate) async fn read(
+        &self,
+        paths: Vec<String>,
+        bytes_max: usize,
+    ) -> io::Result<Vec<Option<Vec<u8>>>> {
+        let root = self.0.path.clone();
+        self.0
+            .run(move |files| {
+                let mut contents = Vec::with_capacity(paths.len());
+                let mut bytes = 0;
+                for path in paths {
+                    let content = files.read(&root.join(path))?;
+                    bytes += content.as_ref().map_or(0, Vec::len);
+                    contents.push(content);
+                    if bytes_max <= bytes {
+                        break;
+                    }
+                }
+                Ok(contents)
+            })
+            .await
+    }
+
+    /// Whether something is at each of `paths`.
+    pub(crate) async fn are_there(&self, paths: Vec<String>) -> io::Result<Vec<bool>> {
+        let root = self.0.path.clone();
+        self.0
+            .run(move |files| paths.iter().map(|path| Ok(files.open(&root.join(path))?.is_some())).collect())
+            .await
+    }
+
+    /// Gives each its new name, in the same directory. One that is no longer there has it already.
+    pub(crate) async fn rename(&self, names: Vec<(String, String)>) -> io::Result<()> {
+        let root = self.0.path.clone();
+        self.0
+            .run(move |files| {
+                let touched = names.iter().map(|(from, to)| {
+                    let (from, to) = (root.join(from), root.join(to));
+                    fine_if_missing(files.disk.rename(&from, &to))?;
+                    Ok(to)
+                });
+                files.sync_parents(touched)
+            })
+            .await
+    }
+
+    /// Removes what is there.
+    pub(crate) async fn remove(&self, paths: Vec<String>) -> io::Result<()> {
+        let root = self.0.path.clone();
+        self.0
+            .run(move |files| {
+                let touched = paths.iter().map(|path| {
+                    let path = root.join(path);
+                    fine_if_missing(files.disk.remove(&path))?;
+                    Ok(path)
+                });
+                files.sync_parents(touched)
+            })
+            .await
+    }
+}
+
+impl Directory {
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Files) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let files = Arc::clone(&self.files);
+        if !self.threads {
+            return work(&files);
+        }
+        tokio::task::spawn_blocking(move || work(&files)).await.map_err(io::Error::other)?
+    }
+}
+
+impl Files {
+    fn open(&self, path: &Path) -> io::Result<Option<Arc<dyn gridwire_outside::DiskFile>>> {
+        match self.disk.open(path, OpenMode::Existing) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn read(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
+        let Some(file) = self.open(path)? else { return Ok(None) };
+        let len = file.len()?;
+        if LETTER_BYTES_MAX < len {
+            return Ok(None);
+        }
+        let mut content = vec![0; usize::try_from(len).unwrap_or(0)];
+        read_exact_at(&*file, &mut content, 0)?;
+        Ok(Some(content))
+    }
+
+    /// Makes what happened to these names durable, each directory once.
+    fn sync_parents(&self, paths: impl Iterator<Item = io::Result<PathBuf>>) -> io::Result<()> {
+        let mut parents = BTreeSet::new();
+        for path in paths {
+            if let Some(parent) = path?.parent() {
+                parents.insert(parent.to_owned());
+            }
+        }
+        // One that is gone holds nothing to lose.
+        parents.iter().try_for_each(|parent| fine_if_missing(self.disk.sync_dir(parent)))
+    }
+}
+
+fn empty_if_missing(names: io::Result<Vec<String>>) -> io::Result<Vec<String>> {
+    match names {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        names => names,
+    }
+}
+
+fn fine_if_missing(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
