@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::data_plane;
-use crate::dead_letter::{self, DeadLetters, Job, Jobs};
+use crate::dead_letter::{self, AccountOptions, DeadLetters, Job, Jobs};
 use crate::deliveries::Deliveries;
 use crate::metrics::{Metrics, Named, merged};
 use crate::push::{Dispatcher, PushOptions};
@@ -40,6 +40,10 @@ pub struct BrokerOptions {
     /// The newest time that is recorded outside the log. What has passed since is downtime or a step of the wall
     /// clock; what had passed before is known.
     pub known_time: Timestamp,
+    /// Storage accounts that dead letters go to; others are directories.
+    pub dead_letter_accounts: Vec<AccountOptions>,
+    /// How long an event that is given up waits for its dead letter to be written.
+    pub dead_letter_delay: Duration,
     /// Off: dead letters are written by the task that waits for them, so that a simulation stays in one thread.
     pub threads: bool,
 }
@@ -94,6 +98,8 @@ impl Broker {
         }
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
+        let dead_letters = DeadLetters::new(disk, data_dir.join("deadletter"), options.threads)
+            .with_accounts(&options.dead_letter_accounts, &net, &clock);
         let dispatcher = Dispatcher::new(
             net,
             Arc::clone(&clock),
@@ -107,7 +113,7 @@ impl Broker {
             clock,
             rng,
             dispatcher,
-            dead_letters: DeadLetters::new(disk, data_dir.join("deadletter"), options.threads),
+            dead_letters,
             missed: Missed::default(),
             deliveries: Deliveries::default(),
             metrics: Metrics::default(),
@@ -287,6 +293,7 @@ impl Broker {
                 })?;
             let newest = log.position().1.max(self.options.known_time);
             recovered.distrust_gap(newest, self.outside.clock.now());
+            recovered.delay_dead_letters(self.options.dead_letter_delay);
             Shards::start(recovered, &self.outside, &self.tasks, &self.stop)
         };
         let is_first = self.shards.get().is_none();

@@ -129,6 +129,15 @@ impl RecoveredShards {
     }
 }
 
+impl RecoveredShards {
+    /// Dead letters are written so long after their events were given up.
+    pub(crate) fn delay_dead_letters(&mut self, delay: Duration) {
+        for shard in &mut self.shards {
+            shard.delay_dead_letters(delay);
+        }
+    }
+}
+
 fn shard_of(topic: TopicNumber, count: usize) -> usize {
     topic.0 as usize % count
 }

@@ -12,12 +12,20 @@ use gridwire_outside::OpenMode;
 use gridwire_outside::disk::read_exact_at;
 
 use super::Files;
+use super::account::Blobs;
 
 /// Bytes of one letter that are read. An event has at most 1 MiB, and its letter escapes or encodes it.
 const LETTER_BYTES_MAX: u64 = 8 << 20;
 
 #[derive(Clone, Debug)]
-pub(crate) struct Container(Directory);
+pub(crate) struct Container(Made);
+
+/// What a container is made of.
+#[derive(Clone, Debug)]
+enum Made {
+    Directory(Directory),
+    Blobs(Blobs),
+}
 
 #[derive(Clone, Debug)]
 struct Directory {
@@ -37,43 +45,39 @@ pub(crate) struct Names {
     pub(crate) max: usize,
 }
 
+impl Names {
+    pub(super) fn picks(&self, name: &str) -> bool {
+        name.starts_with(&self.prefix)
+            && name.ends_with(self.suffix)
+            && self.after.as_deref().is_none_or(|after| after < name)
+    }
+}
+
 impl Container {
+    pub(super) fn blobs(blobs: Blobs) -> Self {
+        Self(Made::Blobs(blobs))
+    }
+
     /// The directory `path` of the directory of all letters.
     pub(super) fn directory(files: Arc<Files>, path: &Path, threads: bool) -> Self {
         let path = files.dir.join(path);
-        Self(Directory { files, path, threads })
+        Self(Made::Directory(Directory { files, path, threads }))
     }
 
     /// The directories directly below `dir` whose names are numbers, ascending.
     pub(crate) async fn numbers(&self, dir: &str) -> io::Result<Vec<u16>> {
-        let dir = self.0.path.join(dir);
-        self.0
-            .run(move |files| {
-                let number =
-                    |name: &str| name.parse::<u16>().ok().filter(|number| number.to_string() == name);
-                let mut found = empty_if_missing(files.disk.list(&dir))?;
-                found.retain(|name| number(name).is_some());
-                let mut numbers: Vec<u16> = found.iter().filter_map(|name| number(name)).collect();
-                numbers.sort_unstable();
-                Ok(numbers)
-            })
-            .await
+        match &self.0 {
+            Made::Directory(directory) => directory.numbers(dir).await,
+            Made::Blobs(blobs) => blobs.numbers(dir).await,
+        }
     }
 
     /// Names of files directly below `dir`, in order.
     pub(crate) async fn names(&self, dir: &str, names: Names) -> io::Result<Vec<String>> {
-        let dir = self.0.path.join(dir);
-        self.0
-            .run(move |files| {
-                let Names { prefix, suffix, after, max } = names;
-                let mut pick = |name: &str| {
-                    name.starts_with(&prefix)
-                        && name.ends_with(suffix)
-                        && after.as_deref().is_none_or(|after| after < name)
-                };
-                empty_if_missing(files.disk.list_some(&dir, max, &mut pick))
-            })
-            .await
+        match &self.0 {
+            Made::Directory(directory) => directory.names(dir, names).await,
+            Made::Blobs(blobs) => blobs.names(dir, &names).await,
+        }
     }
 
     /// Reads as many of `paths`, in order, as fit into `bytes_max`, at least one. `None` for one that is not
@@ -83,64 +87,109 @@ impl Container {
         paths: Vec<String>,
         bytes_max: usize,
     ) -> io::Result<Vec<Option<Vec<u8>>>> {
-        let root = self.0.path.clone();
-        self.0
-            .run(move |files| {
-                let mut contents = Vec::with_capacity(paths.len());
-                let mut bytes = 0;
-                for path in paths {
-                    let content = files.read(&root.join(path))?;
-                    bytes += content.as_ref().map_or(0, Vec::len);
-                    contents.push(content);
-                    if bytes_max <= bytes {
-                        break;
-                    }
-                }
-                Ok(contents)
-            })
-            .await
+        match &self.0 {
+            Made::Directory(directory) => directory.read(paths, bytes_max).await,
+            Made::Blobs(blobs) => blobs.read(paths, bytes_max, LETTER_BYTES_MAX).await,
+        }
     }
 
     /// Whether something is at each of `paths`.
     pub(crate) async fn are_there(&self, paths: Vec<String>) -> io::Result<Vec<bool>> {
-        let root = self.0.path.clone();
-        self.0
-            .run(move |files| paths.iter().map(|path| Ok(files.open(&root.join(path))?.is_some())).collect())
-            .await
+        match &self.0 {
+            Made::Directory(directory) => directory.are_there(paths).await,
+            Made::Blobs(blobs) => blobs.are_there(paths).await,
+        }
     }
 
     /// Gives each its new name, in the same directory. One that is no longer there has it already.
     pub(crate) async fn rename(&self, names: Vec<(String, String)>) -> io::Result<()> {
-        let root = self.0.path.clone();
-        self.0
-            .run(move |files| {
-                let touched = names.iter().map(|(from, to)| {
-                    let (from, to) = (root.join(from), root.join(to));
-                    fine_if_missing(files.disk.rename(&from, &to))?;
-                    Ok(to)
-                });
-                files.sync_parents(touched)
-            })
-            .await
+        match &self.0 {
+            Made::Directory(directory) => directory.rename(names).await,
+            Made::Blobs(blobs) => blobs.rename(names).await,
+        }
     }
 
     /// Removes what is there.
     pub(crate) async fn remove(&self, paths: Vec<String>) -> io::Result<()> {
-        let root = self.0.path.clone();
-        self.0
-            .run(move |files| {
-                let touched = paths.iter().map(|path| {
-                    let path = root.join(path);
-                    fine_if_missing(files.disk.remove(&path))?;
-                    Ok(path)
-                });
-                files.sync_parents(touched)
-            })
-            .await
+        match &self.0 {
+            Made::Directory(directory) => directory.remove(paths).await,
+            Made::Blobs(blobs) => blobs.remove(paths).await,
+        }
     }
 }
 
 impl Directory {
+    async fn numbers(&self, dir: &str) -> io::Result<Vec<u16>> {
+        let dir = self.path.join(dir);
+        self.run(move |files| {
+            let number =
+                |name: &String| name.parse::<u16>().ok().filter(|number| number.to_string() == *name);
+            let found = empty_if_missing(files.disk.list(&dir))?;
+            let mut numbers: Vec<u16> = found.iter().filter_map(number).collect();
+            numbers.sort_unstable();
+            Ok(numbers)
+        })
+        .await
+    }
+
+    async fn names(&self, dir: &str, names: Names) -> io::Result<Vec<String>> {
+        let dir = self.path.join(dir);
+        self.run(move |files| {
+            empty_if_missing(files.disk.list_some(&dir, names.max, &mut |name| names.picks(name)))
+        })
+        .await
+    }
+
+    async fn read(&self, paths: Vec<String>, bytes_max: usize) -> io::Result<Vec<Option<Vec<u8>>>> {
+        let root = self.path.clone();
+        self.run(move |files| {
+            let mut contents = Vec::with_capacity(paths.len());
+            let mut bytes = 0;
+            for path in paths {
+                let content = files.read(&root.join(path))?;
+                bytes += content.as_ref().map_or(0, Vec::len);
+                contents.push(content);
+                if bytes_max <= bytes {
+                    break;
+                }
+            }
+            Ok(contents)
+        })
+        .await
+    }
+
+    async fn are_there(&self, paths: Vec<String>) -> io::Result<Vec<bool>> {
+        let root = self.path.clone();
+        self.run(move |files| paths.iter().map(|path| Ok(files.open(&root.join(path))?.is_some())).collect())
+            .await
+    }
+
+    async fn rename(&self, names: Vec<(String, String)>) -> io::Result<()> {
+        let root = self.path.clone();
+        self.run(move |files| {
+            let touched = names.iter().map(|(from, to)| {
+                let (from, to) = (root.join(from), root.join(to));
+                fine_if_missing(files.disk.rename(&from, &to))?;
+                Ok(to)
+            });
+            files.sync_parents(touched)
+        })
+        .await
+    }
+
+    async fn remove(&self, paths: Vec<String>) -> io::Result<()> {
+        let root = self.path.clone();
+        self.run(move |files| {
+            let touched = paths.iter().map(|path| {
+                let path = root.join(path);
+                fine_if_missing(files.disk.remove(&path))?;
+                Ok(path)
+            });
+            files.sync_parents(touched)
+        })
+        .await
+    }
+
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Files) -> io::Result<T> + Send + 'static,

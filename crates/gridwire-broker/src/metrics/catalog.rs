@@ -298,9 +298,10 @@ pub(super) const GLOBAL: [Global; 5] = [
     (counter("gridwire_dead_letters_purged_total", "", "Dead letters removed.", ""), |metrics| {
         &metrics.dead_letters_purged
     }),
-    (gauge("gridwire_dead_letter_jobs_running", "Redrives and purges of dead letters under way."), |metrics| {
-        &metrics.dead_letter_jobs
-    }),
+    (
+        gauge("gridwire_dead_letter_jobs_running", "Redrives and purges of dead letters under way."),
+        |metrics| &metrics.dead_letter_jobs,
+    ),
 ];
 
 /// The histograms of one family, each with its labels written out.
