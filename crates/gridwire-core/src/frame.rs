@@ -193,14 +193,15 @@ mod tests {
 
     #[test]
     fn a_redriven_event_names_its_letter_and_matches_one_subscription() {
-        let event = Event::decode(b"\x01\x011\x01t\x01s\x00").expect("an event");
-        let letter =
-            LetterKey::of(SubscriptionNumber(7), Offset(9), Timestamp::from_millis(1_795_465_178_054));
-        let draft = FrameDraft::redriven(TopicNumber(3), Slot(5), &event, letter);
         fn view(body: &[u8]) -> FrameView<'_> {
             let (topic, first) = (TopicNumber(3), Offset(10));
             FrameView { lsn: Lsn(1), topic, first, count: 1, time: Timestamp::ZERO, body }
         }
+
+        let event = Event::decode(b"\x01\x011\x01t\x01s\x00").expect("an event");
+        let letter =
+            LetterKey::of(SubscriptionNumber(7), Offset(9), Timestamp::from_millis(1_795_465_178_054));
+        let draft = FrameDraft::redriven(TopicNumber(3), Slot(5), &event, letter);
         let frame = view(&draft.body);
         assert_eq!(frame.redriven(), Some(letter));
         let stored: Vec<_> = frame.events().collect();

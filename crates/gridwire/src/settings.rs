@@ -409,12 +409,11 @@ impl Layers {
                     self.unknown(&key, &place, known.map(|known| format!("{prefix}.{known}")));
                     continue;
                 };
-                match scalar(value.get_ref()) {
-                    Some(text) => self.accounts.put(account.get_ref(), member, Raw { text, place }),
-                    None => {
-                        let allowed = "allowed: a text".to_owned();
-                        self.problems.push(Problem { key, place, found: None, allowed });
-                    }
+                if let Some(text) = scalar(value.get_ref()) {
+                    self.accounts.put(account.get_ref(), member, Raw { text, place });
+                } else {
+                    let allowed = "allowed: a text".to_owned();
+                    self.problems.push(Problem { key, place, found: None, allowed });
                 }
             }
         }

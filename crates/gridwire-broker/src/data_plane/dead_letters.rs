@@ -345,7 +345,7 @@ async fn list(broker: &Broker, found: &Found, parts: &Parts) -> Result<Response,
 
 /// What a selection makes of a letter.
 enum Judged<'a> {
-    Taken(Letter<'a>),
+    Taken(Box<Letter<'a>>),
     Left,
     /// It cannot be understood, and may be one of those that are meant. It is shown, and never redriven.
     Unusable,
@@ -353,7 +353,7 @@ enum Judged<'a> {
 
 fn judge<'a>(found: &Found, selection: &Selection, content: &'a [u8]) -> Judged<'a> {
     match found.read(content) {
-        Some(letter) if selection.takes(&letter) => Judged::Taken(letter),
+        Some(letter) if selection.takes(&letter) => Judged::Taken(Box::new(letter)),
         None if selection.is_everything() => Judged::Unusable,
         Some(_) | None => Judged::Left,
     }

@@ -205,7 +205,7 @@ async fn a_destination_with_an_identity_and_one_without_take_each_others_place()
     let created = grid.call("PUT", path, bare).await.expect(201);
     let properties = &created.body["properties"];
     assert_eq!(properties["deliveryWithResourceIdentity"].get("identity"), None);
-    assert_eq!(properties["deadLetterWithResourceIdentity"], json!({"deadLetterDestination": dead}));
+    assert_eq!(properties["deadLetterWithResourceIdentity"], json!({"deadLetterDestination": shown}));
     let stored = grid.restarted().await.get(path).await.expect(200);
     assert_eq!(stored.body, created.body);
 
