@@ -1,7 +1,7 @@
 //! What could not be delivered can be looked at, put back and removed; and each letter is put back once,
 //! whatever happens to the process meanwhile.
 //!
-//! `REDRIVE_LETTERS` makes the latter as large as one likes; then the rate is judged to the percent, too.
+//! `GRIDWIRE_LETTERS` makes the latter as large as one likes; then the rate is judged to the percent, too.
 
 mod support;
 
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use support::arm::{dead_letters, group_path, namespace_dead_letters};
+use support::arm::{GROUP, SUBSCRIPTION, dead_letters, group_path, namespace_dead_letters};
 use support::pull::Queue;
 use support::server::show;
 use support::{Answer, Arm, Client, Reply, Request, Server, Sink, events, metrics, now, wait_for};
@@ -183,6 +183,49 @@ fn dead_letters_are_listed_shown_redriven_and_purged() {
 }
 
 #[test]
+fn an_event_of_a_domain_goes_back_with_the_topic_it_was_for() {
+    let server = Server::start();
+    let status = Arc::new(AtomicU16::new(400));
+    let answered = Arc::clone(&status);
+    let sink = Sink::scripted(move |_, _| Reply::Status(answered.load(Ordering::SeqCst)));
+    let arm = Arm::new(&server);
+    let malls = "domains/malls";
+    let made = arm.put(malls, &json!({ "location": "local", "properties": {} }));
+    let to = |path: &str, schema: &str| {
+        let more = json!({
+            "deadLetterDestination": dead_letters("letters1", "malls"),
+            "eventDeliverySchema": schema,
+        });
+        support::arm::webhook_body(&sink.url(path), &more)
+    };
+    // Of one name, to all of it and to one of its topics.
+    let (all, own) = ("eventSubscriptions/seen", "topics/north/eventSubscriptions/seen");
+    arm.put(&format!("{malls}/{all}"), &to("/all", "EventGridSchema"));
+    arm.put(&format!("{malls}/{own}"), &to("/own", "CloudEventSchemaV1_0"));
+    let mut event = events::grid_event("n-1");
+    event["topic"] = "north".into();
+    let path = format!("/{SUBSCRIPTION}/{GROUP}/{malls}/api/events?api-version=2018-01-01");
+    let request = Request::post(path).with("aeg-sas-key", arm.key(malls));
+    server.send(&request.json(&json!([event]))).expect(200);
+    let north = json!(format!("{}/topics/north", made["id"].as_str().expect("an id")));
+    let of = |resource: &str| Letters::of(&server, &format!("{malls}/{resource}"));
+    for resource in [all, own] {
+        wait_for("the dead letter", SOON, || (of(resource).count(false) == 1).then_some(()));
+    }
+    status.store(200, Ordering::SeqCst);
+    for (resource, path, topic) in [(all, "/all", "topic"), (own, "/own", "source")] {
+        let before = sink.at(path).len();
+        assert_eq!(of(resource).run("redrive", &json!({}))["taken"], 1);
+        let came = sink.wait_at(path, before + 1, SOON);
+        let told = came[before].json();
+        let event = told.get(0).unwrap_or(&told);
+        assert_eq!((&event["id"], &event[topic]), (&json!("n-1"), &north), "{path}: {event}");
+    }
+    // Neither went to the other's subscription.
+    assert_eq!((sink.at("/all").len(), sink.at("/own").len()), (2, 2));
+}
+
+#[test]
 fn what_is_asked_wrongly_is_refused() {
     let server = Server::start();
     let sink = Sink::start();
@@ -226,7 +269,7 @@ struct Mark {
 #[test]
 fn each_letter_is_redriven_once_whenever_the_process_is_killed() {
     let asked: Option<usize> =
-        std::env::var("REDRIVE_LETTERS").ok().map(|text| text.parse().expect("a number"));
+        std::env::var("GRIDWIRE_LETTERS").ok().map(|text| text.parse().expect("a number"));
     let letters = asked.unwrap_or(LETTERS);
     let rate = if asked.is_some() { RATE_MANY } else { RATE_FEW };
     let patience = Duration::from_secs(60 + letters as u64 / 50);

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use gridwire_core::dead_letter::{self, LetterKey};
 use gridwire_core::frame::FrameDraft;
-use gridwire_core::routing::{SubscriptionRoute, TopicRoute};
+use gridwire_core::routing::{RoutingTable, SubscriptionRoute, TopicRoute};
 use gridwire_store::{AppendError, Log, ReadError};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -67,6 +67,13 @@ enum Step {
     Gone,
 }
 
+/// A subscription and its topic in one table.
+struct Routes {
+    table: Arc<RoutingTable>,
+    topic: Arc<TopicRoute>,
+    route: Arc<SubscriptionRoute>,
+}
+
 /// A job under way.
 struct Run {
     broker: Arc<Broker>,
@@ -74,6 +81,8 @@ struct Run {
     record: Record,
     shelf: Shelf,
     stop: CancellationToken,
+    /// As they were last looked for, which takes a look at every subscription.
+    routes: Option<Routes>,
     /// Looked up, not done.
     keys: std::collections::VecDeque<LetterKey>,
     /// Put back and not marked yet.
@@ -99,6 +108,7 @@ pub(crate) async fn run(broker: Arc<Broker>, job: Arc<Job>, stop: CancellationTo
         record,
         shelf,
         stop,
+        routes: None,
         keys: std::collections::VecDeque::new(),
         unmarked: Vec::new(),
         cut_off: true,
@@ -225,14 +235,21 @@ impl Run {
         Ok(Step::More)
     }
 
-    fn routes(&self) -> Option<(Arc<TopicRoute>, Arc<SubscriptionRoute>)> {
+    /// The subscription and its topic, or domain, as the table has them by now. `None` when it was deleted: one of
+    /// its name that was created since has another number.
+    fn routes(&mut self) -> Option<(Arc<TopicRoute>, Arc<SubscriptionRoute>)> {
         let table = self.broker.table();
-        let name = self.record.resource.rsplit('/').next()?.to_lowercase();
-        let of = |topic: &Arc<TopicRoute>| {
-            let route = topic.subscriptions.get(&name)?;
-            (route.number == self.record.subscription).then(|| (Arc::clone(topic), Arc::clone(route)))
-        };
-        table.by_number.values().find_map(of)
+        let known = self.routes.take().filter(|routes| Arc::ptr_eq(&routes.table, &table));
+        if known.is_none() {
+            let route = table.subscription(&self.record.resource)?;
+            let topic = table.by_number.get(&route.topic).map(Arc::clone)?;
+            self.routes =
+                (route.number == self.record.subscription).then_some(Routes { table, topic, route });
+        } else {
+            self.routes = known;
+        }
+        let routes = self.routes.as_ref()?;
+        Some((Arc::clone(&routes.topic), Arc::clone(&routes.route)))
     }
 
     /// Finds what was put back between the record and the end of that process, and sees to its marks.

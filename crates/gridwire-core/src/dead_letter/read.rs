@@ -48,10 +48,10 @@ pub fn read(content: &[u8], kind: TopicKind, input: InputSchema) -> Option<Lette
     if members.contains_key("specversion") {
         let story = story(&mut members, &CLOUD_EVENT_NAMES);
         let event = cloud_event(members)?;
-        return Some(Letter { story, event: as_published(event, input) });
+        return Some(Letter { story, event: as_published(event, kind, input) });
     }
     let story = story(&mut members, &EVENT_GRID_NAMES);
-    Some(Letter { story, event: event_grid(&members, input)? })
+    Some(Letter { story, event: event_grid(&members, kind, input)? })
 }
 
 fn wrapped<'a>(members: &Members<'a>) -> Option<Letter<'a>> {
@@ -122,25 +122,34 @@ fn cloud_event(mut members: Members<'_>) -> Option<Event<'_>> {
     })
 }
 
+/// What an event of another schema than `CloudEvents` keeps of the topic that its letter shows. One of a domain
+/// says by it which of the domain's topics it is for; elsewhere every delivery shows the topic's own id anew.
+fn source(topic: Cow<'_, str>, kind: TopicKind) -> Cow<'_, str> {
+    match kind {
+        TopicKind::Domain => topic,
+        TopicKind::Custom | TopicKind::Namespace => Cow::Borrowed(""),
+    }
+}
+
 /// An event of another schema that was shown as a `CloudEvent` becomes what it was.
-fn as_published(event: Event<'_>, input: InputSchema) -> Event<'_> {
+fn as_published(event: Event<'_>, kind: TopicKind, input: InputSchema) -> Event<'_> {
     if input == InputSchema::CloudEvent {
         return event;
     }
     let version =
         event.data_schema.as_deref().and_then(|schema| schema.strip_prefix('#')).and_then(percent::decode);
     let data_schema = version.map(|version| Cow::Owned(version.into_owned()));
-    Event { schema: input, source: Cow::Borrowed(""), data_schema, extensions: Vec::new(), ..event }
+    let source = source(event.source, kind);
+    Event { schema: input, source, data_schema, extensions: Vec::new(), ..event }
 }
 
-fn event_grid<'a>(members: &Members<'a>, input: InputSchema) -> Option<Event<'a>> {
+fn event_grid<'a>(members: &Members<'a>, kind: TopicKind, input: InputSchema) -> Option<Event<'a>> {
     let schema = if input == InputSchema::Custom { InputSchema::Custom } else { InputSchema::EventGrid };
     Some(Event {
         schema,
         id: text(members, "id")?.into(),
         event_type: text(members, "eventType")?.into(),
-        // The topic's own id, which every delivery shows anew.
-        source: Cow::Borrowed(""),
+        source: source(text(members, "topic")?.into(), kind),
         subject: text(members, "subject").filter(|subject| !subject.is_empty()).map(Cow::from),
         time: text(members, "eventTime").map(Cow::from),
         data_content_type: None,
@@ -181,6 +190,8 @@ mod tests {
         }
     }
 
+    const TOPIC: &str = "/subscriptions/s/domains/d/topics/t";
+
     fn check(event: &Event<'_>, kind: TopicKind, delivery: DeliverySchema) {
         let published = Timestamp::from_millis(1_795_465_178_054);
         let info = DeadLetterInfo {
@@ -192,14 +203,14 @@ mod tests {
             custom_properties: &[],
         };
         let mut bytes = Vec::new();
-        let context = DeliveryContext { topic_resource_id: "/subscriptions/s/topics/t", published };
+        let context = DeliveryContext { topic_resource_id: TOPIC, published };
         render::dead_letter(event, &info, kind, delivery, context, &mut bytes);
         let letter = read(&bytes, kind, event.schema).expect("a letter");
         assert_eq!(&letter.event, event, "{}", String::from_utf8_lossy(&bytes));
         let told = letter.story;
         assert_eq!((told.attempts, told.published, told.last_attempt), (3, Some(published), Some(published)));
         assert_eq!(told.outcome.as_deref(), Some("NotFound"));
-        assert_eq!(told.status, (kind == TopicKind::Custom).then_some(404));
+        assert_eq!(told.status, (kind != TopicKind::Namespace).then_some(404));
     }
 
     #[test]
@@ -210,7 +221,15 @@ mod tests {
         for delivery in [DeliverySchema::EventGrid, DeliverySchema::CloudEvent, DeliverySchema::Custom] {
             check(&event(InputSchema::Custom), TopicKind::Custom, delivery);
         }
+        // Of a domain, whose events say which topic they are for.
+        for schema in [InputSchema::EventGrid, InputSchema::Custom] {
+            let event = Event { source: TOPIC.into(), ..event(schema) };
+            for delivery in [DeliverySchema::EventGrid, DeliverySchema::CloudEvent] {
+                check(&event, TopicKind::Domain, delivery);
+            }
+        }
         let mut event = event(InputSchema::CloudEvent);
+        check(&event, TopicKind::Domain, DeliverySchema::CloudEvent);
         event.data_schema = Some("#schema".into());
         event.extensions = vec![Extension { name: "tenant".into(), json: "7".into() }];
         for data in [event.data.clone(), Data::Binary(vec![0, 255, 7].into()), Data::Absent] {
