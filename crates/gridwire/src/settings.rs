@@ -757,9 +757,10 @@ mod tests {
         check("url = \"https://l.example?sig=x\"\nkey = \"x\"", "url", "g.toml:2", "https://letters1");
         check(url, "key", "g.toml:2", "key_file");
         check(&format!("{url}\nkey_file = \"/none/such\""), "key_file", "g.toml:3", "cannot be read");
+        check(&format!("{url}\nkey = \"no base64\""), "key", "g.toml:3", "an access key");
         check(&format!("{url}\nkey = \"x\"\nkind = \"s3\""), "key", "g.toml:3", "SECRET");
         check(&format!("{url}\nkey = \"x\"\nkind = \"gcs\""), "kind", "g.toml:4", "azure or s3");
-        check(&format!("{url}\nkey = \"x\"\nkeyfile = \"x\""), "keyfile", "g.toml:4", "did you mean");
+        check(&format!("{url}\nkey = \"a2V5\"\nkeyfile = \"x\""), "keyfile", "g.toml:4", "did you mean");
     }
 
     #[test]

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use gridwire_broker::{AccountKind, AccountOptions};
 
 use super::{Key, Problem, Raw};
@@ -150,6 +152,8 @@ fn settle_one(name: &str, members: &BTreeMap<&'static str, Raw>) -> Result<Accou
     }
     let kind = match text("kind").unwrap_or("azure") {
         "azure" if key.contains("sig=") => AccountKind::AzureSas(key),
+        // One that cannot sign would fail only with the first letter, when it matters.
+        "azure" if STANDARD.decode(&key).is_err() => return Err(problem("key", false, allowed("key"))),
         "azure" => AccountKind::AzureKey(key),
         "s3" => {
             let Some((key_id, secret)) = key.split_once(':') else {
