@@ -1,8 +1,8 @@
 //! What publishers and receivers ask over HTTP: addresses, credentials, limits, answers.
 //!
-//! Handlers hold no state between requests; what goes on after an answer is a job ([`dead_letters`]). A path is taken apart once ([`address`]), the credential is
-//! checked from the headers before the body is read ([`auth`]), and then one of [`publish`] or [`pull`] does
-//! the work.
+//! Handlers hold no state between requests; what goes on after an answer is a job ([`dead_letters`]). A path is
+//! taken apart once ([`address`]), the credential is checked from the headers before the body is read ([`auth`]),
+//! and then one of [`publish`], [`pull`] or [`dead_letters`] does the work.
 
 mod address;
 mod auth;

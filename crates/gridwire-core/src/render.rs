@@ -17,7 +17,8 @@ use self::object::Object;
 
 pub use self::attributes::{attribute_value, open_attributes};
 pub(crate) use self::dead_letter::{
-    CLOUD_EVENT as CLOUD_EVENT_NAMES, EVENT_GRID as EVENT_GRID_NAMES, Names as StoryNames,
+    CLOUD_EVENT as CLOUD_EVENT_NAMES, EVENT_GRID as EVENT_GRID_NAMES, Names as StoryNames, reason_name,
+    reason_sentence,
 };
 pub use self::dead_letter::{
     DeadLetterInfo, DeadLetterPlace, dead_letter, dead_letter_path, dead_letter_prefix,

@@ -6,13 +6,15 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use support::arm::{GROUP, SUBSCRIPTION, dead_letters, group_path, namespace_dead_letters};
+use support::arm::{GROUP, SUBSCRIPTION, Topic, dead_letters, group_path, namespace_dead_letters};
 use support::pull::Queue;
 use support::server::show;
 use support::{Answer, Arm, Client, Reply, Request, Server, Sink, events, metrics, now, wait_for};
@@ -238,7 +240,20 @@ fn what_is_asked_wrongly_is_refused() {
     plain.send("GET", "", None).expect(404);
     Letters::of(&server, "topics/grid/eventSubscriptions/none").send("GET", "", None).expect(404);
     let letters = Letters::of(&server, "topics/grid/eventSubscriptions/lettered");
-    for query in ["?max=0", "?max=1001", "?status=x", "?since=yesterday", "?after=x", "?colour=red"] {
+    for query in [
+        "?max=0",
+        "?max=1001",
+        "?status=x",
+        "?status=99",
+        "?status=99999",
+        "?reason=MaxDeliveryAttemps",
+        "?reason=",
+        "?since=yesterday",
+        "?since=2026-11-02T00:00:00Z&until=2026-11-01T00:00:00Z",
+        "?after=x",
+        "?redriven=perhaps",
+        "?colour=red",
+    ] {
         letters.send("GET", query, None).expect(400);
     }
     letters.send("GET", "/x", None).expect(400);
@@ -249,14 +264,165 @@ fn what_is_asked_wrongly_is_refused() {
         json!({ "eventsPerSecond": 0 }),
         json!({ "eventsPerSecond": 100_001 }),
         json!({ "dryRun": "yes" }),
+        json!({ "eventsPerSecond": "fast" }),
+        json!({ "eventsPerSecond": 1.5 }),
+        json!({ "redriven": 1, "eventsPerSecond": 1 }),
+        json!({ "reason": 400 }),
+        json!({ "reason": "TimeToLife" }),
+        json!({ "status": "four hundred" }),
+        json!({ "status": [400] }),
+        json!({ "status": null }),
+        json!({ "type": 7 }),
+        json!({ "since": 1_795_465_178 }),
+        json!({ "until": "tomorrow" }),
+        json!({ "since": "2026-11-02T00:00:00Z", "until": "2026-11-02T00:00:00Z" }),
         json!({ "colour": "red" }),
     ] {
-        letters.send("POST", ":redrive", Some(&order)).expect(400);
+        for verb in [":redrive", ":purge"] {
+            let answer = letters.send("POST", verb, Some(&order));
+            let (status, (_, code)) = (answer.status, answer.error());
+            assert_eq!((status, code.as_str()), (400, "invalid_request"), "{verb} {order}");
+        }
     }
+    // Neither JSON nor short.
+    let path = format!("/gridwire/v1/subscriptions/{}/dead-letters:purge", letters.subscription);
+    let request = Request::post(path).with("authorization", format!("Bearer {}", server.token));
+    server.send(&request.clone().body("{\"status\":")).expect(400);
+    server.send(&request.body(format!("{{\"type\":\"{}\"}}", "x".repeat(70_000)))).expect(413);
     let path = "/gridwire/v1/dead-letter-jobs";
     server.send(&Request::get(path)).expect(401);
     let request = Request::get(format!("{path}/x")).with("authorization", format!("Bearer {}", server.token));
     server.send(&request).expect(404);
+}
+
+/// Publishes so many events and waits until each is a letter.
+fn fail_all(server: &Server, topic: &Topic, letters: &Letters<'_>, count: usize) {
+    let batch: Vec<Value> = (0..count).map(|number| events::grid_event(&format!("e-{number:02}"))).collect();
+    server.send(&topic.publish(events::JSON, &json!(batch))).expect(200);
+    wait_for("the dead letters", SOON, || (letters.count(false) == count).then_some(()));
+}
+
+#[test]
+fn a_damaged_letter_is_shown_stays_and_holds_up_no_other() {
+    let server = Server::start();
+    let status = Arc::new(AtomicU16::new(400));
+    let answered = Arc::clone(&status);
+    let sink = Sink::scripted(move |_, _| Reply::Status(answered.load(Ordering::SeqCst)));
+    let arm = Arm::new(&server);
+    let grid = arm.topic("grid", &json!({}));
+    let dead = json!({ "deadLetterDestination": dead_letters("letters1", "damaged") });
+    arm.webhook(&grid, "hook", &sink.url("/hook"), &dead);
+    let letters = Letters::of(&server, "topics/grid/eventSubscriptions/hook");
+    fail_all(&server, &grid, &letters, 6);
+    status.store(200, Ordering::SeqCst);
+
+    let container = server.data_dir().join("deadletter/letters1/damaged");
+    let listed = letters.list("");
+    let files: Vec<PathBuf> = texts(&listed, "path").iter().map(|path| container.join(path)).collect();
+    let whole = fs::read(&files[1]).expect("a letter");
+    fs::write(&files[0], "").expect("emptied");
+    fs::write(&files[1], &whole[..whole.len() / 2]).expect("cut");
+    fs::write(&files[2], [0xff, 0x00, 0x9f]).expect("overwritten");
+    fs::write(&files[3], format!("[{}]", " ".repeat(9 << 20))).expect("blown up");
+    fs::remove_file(&files[4]).expect("removed");
+    fs::create_dir(&files[4]).expect("a directory instead");
+    // What does not even look like a letter is not seen.
+    let hour = files[0].parent().expect("an hour");
+    for name in ["notes.txt", "x.json", "ffffffff-0000-8000-8000-000000000000.json"] {
+        fs::write(hour.join(name), "[]").expect("written");
+    }
+
+    let listed = letters.list("");
+    let unusable: Vec<bool> = listed.iter().map(|letter| letter["unusable"] == true).collect();
+    assert_eq!(unusable, [true, true, true, true, true, false], "{listed:?}");
+    for letter in &listed {
+        letters.send("GET", &format!("/{}", letter["id"].as_str().expect("an id")), None).expect(200);
+    }
+    let dry = letters.send("POST", ":redrive", Some(&json!({ "dryRun": true }))).expect(200).json();
+    assert_eq!((&dry["count"], &dry["unusable"]), (&json!(1), &json!(5)), "{dry}");
+    let done = letters.run("redrive", &json!({}));
+    assert_eq!(
+        (&done["state"], &done["taken"], &done["unusable"]),
+        (&json!("done"), &json!(1), &json!(5)),
+        "{done}"
+    );
+    let came = sink.wait_at("/hook", 7, SOON);
+    assert_eq!(came[6].ids("id"), texts(&listed[5..], "eventId"));
+    assert_eq!((letters.count(false), letters.count(true)), (5, 1));
+
+    // A condition takes none of them; no condition takes all that can be removed.
+    let done = letters.run("purge", &json!({ "status": 400 }));
+    assert_eq!((&done["taken"], &done["unusable"]), (&json!(0), &json!(5)), "{done}");
+    let done = letters.run("purge", &json!({}));
+    assert_eq!((&done["state"], letters.count(false)), (&json!("done"), 1), "{done}");
+    assert!(files[4].is_dir() && hour.join("notes.txt").is_file(), "what is no letter is left alone");
+}
+
+#[test]
+fn letters_of_a_removed_subscription_go_to_no_other() {
+    let server = Server::start();
+    let sink = Sink::scripted(|_, _| Reply::Status(400));
+    let arm = Arm::new(&server);
+    let grid = arm.topic("grid", &json!({}));
+    let dead = json!({ "deadLetterDestination": dead_letters("letters1", "removed") });
+    arm.webhook(&grid, "hook", &sink.url("/old"), &dead);
+    let resource = "topics/grid/eventSubscriptions/hook";
+    let letters = Letters::of(&server, resource);
+    fail_all(&server, &grid, &letters, 30);
+    // So slowly that most are still there when the subscription goes.
+    let job = letters.send("POST", ":redrive", Some(&json!({ "eventsPerSecond": 1 }))).expect(202).json();
+    let id = job["id"].as_str().expect("an id");
+    arm.call("DELETE", resource, None).expect(204);
+    let ended = finished(&server, id, SOON);
+    assert_eq!(ended["state"], "failed", "{ended}");
+    assert!(ended["problem"].as_str().is_some_and(|problem| problem.contains("deleted")), "{ended}");
+    for (method, rest) in [("GET", ""), ("POST", ":redrive"), ("POST", ":purge")] {
+        letters.send(method, rest, None).expect(404);
+    }
+
+    // Another of its name, in the same directory, has none of them.
+    arm.webhook(&grid, "hook", &sink.url("/new"), &dead);
+    assert_eq!(letters.list(""), Vec::<Value>::new());
+    assert_eq!(letters.run("redrive", &json!({}))["taken"], 0);
+    assert_eq!(sink.at("/new").len(), 0);
+}
+
+#[test]
+fn the_command_line_says_what_would_be_taken_and_takes_it() {
+    let server = Server::start();
+    let status = Arc::new(AtomicU16::new(400));
+    let answered = Arc::clone(&status);
+    let sink = Sink::scripted(move |_, _| Reply::Status(answered.load(Ordering::SeqCst)));
+    let arm = Arm::new(&server);
+    let grid = arm.topic("grid", &json!({}));
+    let dead = json!({ "deadLetterDestination": dead_letters("letters1", "failed") });
+    // In the scope that the command line assumes.
+    arm.webhook(&grid, "hook", &sink.url("/hook"), &dead);
+    let letters = Letters::of(&server, "topics/grid/eventSubscriptions/hook");
+    fail_all(&server, &grid, &letters, 3);
+    status.store(200, Ordering::SeqCst);
+    let resource = format!("{}/topics/grid/eventSubscriptions/hook", group_path());
+    let run = |arguments: &[&str], fine: bool| -> String {
+        let mut command = support::program();
+        command.args(["deadletter", arguments[0], &resource]).args(&arguments[1..]);
+        let output = command.arg("--data-dir").arg(server.data_dir()).output().expect("the program runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.success(), fine, "{arguments:?}: {said}");
+        said
+    };
+    assert!(run(&["list", "--reason", "Undeliverable", "--status", "400"], true).contains("e-02"));
+    assert!(run(&["list", "--reason", "Undeliverabel"], false).contains("MaxDeliveryAttempts, TimeToLive"));
+    assert!(run(&["redrive", "--rate", "0"], false).contains("eventsPerSecond"));
+    assert!(run(&["redrive", "--dry-run"], true).contains("3 dead letters would be taken"));
+    assert_eq!(letters.count(false), 3, "a dry run takes nothing");
+    assert!(run(&["redrive", "--type", "no.such"], true).contains("0 dead letters taken"));
+    assert!(run(&["redrive"], true).contains("done: 3 dead letters taken, 0 unusable"));
+    sink.wait_at("/hook", 6, SOON);
+    assert!(run(&["purge", "--redriven", "--dry-run"], true).contains("3 dead letters would be taken"));
+    assert!(run(&["purge", "--redriven"], true).contains("done: 3 dead letters taken"));
+    assert_eq!((letters.count(false), letters.count(true)), (0, 0));
+    assert!(run(&["show", "x"], false).contains("not the id of a dead letter"));
 }
 
 /// When so many had been redriven by this process.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::dead_letter::{self, Letter, LetterKey, ReasonFilter, Selection};
-use gridwire_core::routing::{RoutingTable, SubscriptionRoute, TopicRoute};
+use gridwire_core::routing::{RoutingTable, SubscriptionRoute, TopicKind, TopicRoute};
 use gridwire_core::time::Timestamp;
 use gridwire_http::{Body, Peer, Response};
 use http::request::Parts;
@@ -150,13 +150,13 @@ async fn carry_out(
         }
         Operation::Redrive { subscription } => {
             only(parts, &Method::POST, "POST")?;
-            let order = Order::parse(body).await?;
+            let order = Order::parse(body, Verb::Redrive).await?;
             let kind = Kind::Redrive { rate: order.rate()? };
             start(broker, &Found::by_id(broker, table, subscription)?, kind, order).await
         }
         Operation::Purge { subscription } => {
             only(parts, &Method::POST, "POST")?;
-            let order = Order::parse(body).await?;
+            let order = Order::parse(body, Verb::Purge).await?;
             let kind = Kind::Purge { redriven: order.redriven };
             start(broker, &Found::by_id(broker, table, subscription)?, kind, order).await
         }
@@ -228,6 +228,13 @@ impl Found {
     }
 }
 
+/// What is done, and with it what may be said of how.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Redrive,
+    Purge,
+}
+
 /// What a redrive or a purge is asked for.
 struct Order {
     selection: Selection,
@@ -238,7 +245,7 @@ struct Order {
 
 impl Order {
     /// The body, a JSON object; none at all means everything.
-    async fn parse(body: Body) -> Result<Self, ApiError> {
+    async fn parse(body: Body, verb: Verb) -> Result<Self, ApiError> {
         let body = body.read(ORDER_BYTES_MAX).await?;
         let value: Value = if body.is_empty() {
             json!({})
@@ -254,14 +261,18 @@ impl Order {
             let wrong = |expected: &str| invalid(format!("`{name}` must be {expected}."));
             let switch = || value.as_bool().ok_or_else(|| wrong("true or false"));
             match name.as_str() {
-                "eventsPerSecond" => order.rate = value.as_u64().ok_or_else(|| wrong("a whole number"))?,
-                "redriven" => order.redriven = switch()?,
+                // Taken by the other, they would be taken for more than they are.
+                "eventsPerSecond" if verb == Verb::Redrive => {
+                    order.rate = value.as_u64().ok_or_else(|| wrong("a whole number"))?;
+                }
+                "redriven" if verb == Verb::Purge => order.redriven = switch()?,
                 "dryRun" => order.dry_run = switch()?,
                 "reason" | "status" | "type" | "since" | "until" => {
                     let text = match value {
                         Value::String(text) => text.clone(),
-                        Value::Number(number) => number.to_string(),
-                        _ => return Err(wrong("a text or a number")),
+                        Value::Number(number) if name == "status" => number.to_string(),
+                        _ if name == "status" => return Err(wrong("an HTTP status")),
+                        _ => return Err(wrong("a text")),
                     };
                     select(&mut order.selection, name, &text)?;
                 }
@@ -282,6 +293,21 @@ fn shown(text: &str) -> String {
     text.chars().take(64).flat_map(char::escape_debug).collect()
 }
 
+/// Refuses conditions that no letter can meet: they are a slip, and to find no letter would hide it.
+fn check(selection: &Selection, kind: TopicKind) -> Result<(), ApiError> {
+    if let (Some(since), Some(until)) = (selection.since, selection.until)
+        && until <= since
+    {
+        return Err(invalid("`since` must be before `until`."));
+    }
+    if kind == TopicKind::Namespace && selection.status.is_some() {
+        return Err(invalid(
+            "The dead letters of namespaces tell no `status`. Select by `reason` or `type`.",
+        ));
+    }
+    Ok(())
+}
+
 /// One condition, as a query or a body gives it.
 fn select(selection: &mut Selection, name: &str, text: &str) -> Result<(), ApiError> {
     let time = || {
@@ -290,10 +316,16 @@ fn select(selection: &mut Selection, name: &str, text: &str) -> Result<(), ApiEr
             .ok_or_else(|| invalid(format!("`{name}` must be a time such as 2026-11-28T09:00:00Z.")))
     };
     match name {
-        "reason" => selection.reason = Some(ReasonFilter::new(text)),
+        "reason" => {
+            let reason = ReasonFilter::parse(text).ok_or_else(|| {
+                let names = ReasonFilter::names().join(", ");
+                invalid(format!("`reason` must be one of {names}, or as a letter writes it."))
+            })?;
+            selection.reason = Some(reason);
+        }
         "status" => {
-            let status = text.parse().map_err(|_| invalid("`status` must be an HTTP status."))?;
-            selection.status = Some(status);
+            let status = text.parse().ok().filter(|status| (100..=999).contains(status));
+            selection.status = Some(status.ok_or_else(|| invalid("`status` must be an HTTP status."))?);
         }
         "type" => selection.event_type = Some(text.to_owned()),
         "since" => selection.since = time()?,
@@ -326,6 +358,7 @@ async fn list(broker: &Broker, found: &Found, parts: &Parts) -> Result<Response,
             _ => select(&mut selection, &name, &value)?,
         }
     }
+    check(&selection, found.topic.kind)?;
     let mut walk = Walk { found, selection: &selection, state, after, ended: false };
     let (mut letters, mut read) = (Vec::new(), 0);
     while letters.len() < max && read < READ_MAX && !walk.ended && !broker.is_stopping() {
@@ -428,6 +461,7 @@ async fn show(found: &Found, id: &str) -> Result<Response, ApiError> {
 
 /// Says what would be taken, or starts the job that takes it.
 async fn start(broker: &Broker, found: &Found, kind: Kind, order: Order) -> Result<Response, ApiError> {
+    check(&order.selection, found.topic.kind)?;
     let state = match kind {
         Kind::Purge { redriven: true } => LetterState::Redriven,
         Kind::Purge { redriven: false } | Kind::Redrive { .. } => LetterState::Waiting,

@@ -188,7 +188,7 @@ impl Blobs {
         let reads = paths.into_iter().map(|at| async move {
             let Some(blob) = found(self.0.get(&path(&at)?).await)? else { return Ok(None) };
             if each_max < blob.meta.size {
-                return Ok(None);
+                return Ok(Some(Vec::new()));
             }
             Ok::<_, io::Error>(Some(blob.bytes().await.map_err(failed)?.to_vec()))
         });

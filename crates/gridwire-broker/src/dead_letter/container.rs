@@ -81,7 +81,7 @@ impl Container {
     }
 
     /// Reads as many of `paths`, in order, as fit into `bytes_max`, at least one. `None` for one that is not
-    /// there, or too large to be a letter.
+    /// there. One that is too large to be a letter, or no file at all, has no bytes, which nobody understands.
     pub(crate) async fn read(
         &self,
         paths: Vec<String>,
@@ -182,7 +182,11 @@ impl Directory {
         self.run(move |files| {
             let touched = paths.iter().map(|path| {
                 let path = root.join(path);
-                fine_if_missing(files.disk.remove(&path))?;
+                match files.disk.remove(&path) {
+                    // Not a letter of ours; it stays, and does not stop the rest.
+                    Err(error) if error.kind() == io::ErrorKind::IsADirectory => {}
+                    done => fine_if_missing(done)?,
+                }
                 Ok(path)
             });
             files.sync_parents(touched)
@@ -212,10 +216,18 @@ impl Files {
     }
 
     pub(super) fn read(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
+        match self.read_file(path) {
+            // Somebody made a directory of this name. It will not become a file by trying again.
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(Some(Vec::new())),
+            content => content,
+        }
+    }
+
+    fn read_file(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
         let Some(file) = self.open(path)? else { return Ok(None) };
         let len = file.len()?;
         if LETTER_BYTES_MAX < len {
-            return Ok(None);
+            return Ok(Some(Vec::new()));
         }
         let mut content = vec![0; usize::try_from(len).unwrap_or(0)];
         read_exact_at(&*file, &mut content, 0)?;

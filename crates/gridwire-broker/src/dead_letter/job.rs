@@ -99,7 +99,13 @@ struct Run {
 pub(crate) async fn run(broker: Arc<Broker>, job: Arc<Job>, stop: CancellationToken) {
     let record = job.record();
     let letters = &broker.outside().dead_letters;
-    let Some(container) = letters.container(&record.destination) else { return };
+    let Some(container) = letters.container(&record.destination) else {
+        // Only the configuration of its account can have made this so; the next start may mend it.
+        let problem = "the place of the letters cannot be used; see the configuration of its account";
+        tracing::error!(job = record.id, account = record.destination.account, problem);
+        *job.trouble.lock().expect("no panic while it is held") = Some(problem.to_owned());
+        return;
+    };
     let shelf = Shelf::new(container, record.prefix.clone(), record.subscription);
     let now = broker.outside().clock.monotonic();
     let mut run = Run {

@@ -2,6 +2,7 @@
 
 use super::key::Hour;
 use super::read::Letter;
+use crate::render::{reason_name, reason_sentence};
 use crate::shard::DeadLetterReason;
 use crate::time::Timestamp;
 
@@ -10,8 +11,26 @@ use crate::time::Timestamp;
 pub struct ReasonFilter(String);
 
 impl ReasonFilter {
+    /// A reason as it was stored; a text that is none meets no letter.
     pub fn new(text: &str) -> Self {
         Self(text.to_owned())
+    }
+
+    /// A reason as somebody asks for it. `None` for what no letter says: a slip in it would otherwise look as if
+    /// there were no such letters.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is = |known: &str| known.eq_ignore_ascii_case(text);
+        let known = ALL
+            .into_iter()
+            .any(|reason| is(name(reason)) || is(&reason_name(reason, None)) || is(reason_sentence(reason)));
+        let by_status =
+            text.get(..BY_STATUS.len()).is_some_and(|start| start.eq_ignore_ascii_case(BY_STATUS));
+        (known || by_status).then(|| Self::new(text))
+    }
+
+    /// The short names, for whoever asks for another.
+    pub fn names() -> [&'static str; 4] {
+        ALL.map(name)
     }
 
     pub fn as_str(&self) -> &str {
@@ -23,6 +42,16 @@ impl ReasonFilter {
         same || class(words).is_some_and(|reason| name(reason).eq_ignore_ascii_case(&self.0))
     }
 }
+
+const ALL: [DeadLetterReason; 4] = [
+    DeadLetterReason::MaxDeliveryAttempts,
+    DeadLetterReason::TimeToLive,
+    DeadLetterReason::Rejected,
+    DeadLetterReason::Undeliverable,
+];
+
+/// How the words of a refusal begin; the status follows, by one name or another.
+const BY_STATUS: &str = "UndeliverableDueToHttp";
 
 /// The reason's name, short for all its writings.
 fn name(reason: DeadLetterReason) -> &'static str {
@@ -126,6 +155,23 @@ mod tests {
         assert!(takes("UndeliverableDueToHttpNotFound", "UndeliverableDueToHttpNotFound"));
         assert!(!takes("UndeliverableDueToHttpNotFound", "UndeliverableDueToHttpForbidden"));
         assert!(!takes("TimeToLive", "Rejected"));
+    }
+
+    #[test]
+    fn a_reason_that_no_letter_gives_is_refused() {
+        for known in ReasonFilter::names().into_iter().chain([
+            "maxdeliveryattempts",
+            "MaxDeliveryAttemptsExceeded",
+            "Maximum delivery attempts was exceeded.",
+            "UndeliverableDueToHttpNotFound",
+            "undeliverableduetohttp410",
+            "Event was rejected by the receiver.",
+        ]) {
+            assert_eq!(ReasonFilter::parse(known), Some(ReasonFilter::new(known)), "{known}");
+        }
+        for unknown in ["", "MaxDeliveryAttemps", "Max", "ttl", "Undeliverabl\u{e9}DueToHttp", "404"] {
+            assert_eq!(ReasonFilter::parse(unknown), None, "{unknown}");
+        }
     }
 
     #[test]

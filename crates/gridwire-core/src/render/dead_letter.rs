@@ -36,7 +36,7 @@ impl DeadLetterInfo<'_> {
 
 /// `deadLetterReason` of a custom topic's dead letter. The status of an undeliverable one goes by the name
 /// that .NET gives it.
-fn reason_name(reason: DeadLetterReason, status: Option<u16>) -> String {
+pub(crate) fn reason_name(reason: DeadLetterReason, status: Option<u16>) -> String {
     let name = match reason {
         DeadLetterReason::MaxDeliveryAttempts => "MaxDeliveryAttemptsExceeded",
         DeadLetterReason::TimeToLive => "TimeToLiveExceeded",
@@ -56,7 +56,7 @@ fn reason_name(reason: DeadLetterReason, status: Option<u16>) -> String {
 }
 
 /// `deadletterreason` of a namespace's dead letter.
-fn reason_sentence(reason: DeadLetterReason) -> &'static str {
+pub(crate) fn reason_sentence(reason: DeadLetterReason) -> &'static str {
     match reason {
         DeadLetterReason::MaxDeliveryAttempts => "Maximum delivery attempts was exceeded.",
         DeadLetterReason::TimeToLive => "Time to live was exceeded.",

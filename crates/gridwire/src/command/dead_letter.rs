@@ -35,7 +35,7 @@ pub(crate) enum DeadLetterCommand {
     List(ListArgs),
     /// Show one dead letter, with its event
     Show {
-        /// `orders/billing`, `shop/jobs/workers`, a resource id, or the subscription's number
+        /// `orders/billing`, `shop/jobs/workers`, `domain:malls/all`, a resource id, or its number
         subscription: String,
         /// The id that `list` shows
         id: String,
@@ -59,12 +59,12 @@ pub(crate) enum DeadLetterCommand {
 /// Which dead letters.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct SelectionArgs {
-    /// `orders/billing`, `shop/jobs/workers`, a resource id, or the subscription's number
+    /// `orders/billing`, `shop/jobs/workers`, `domain:malls/all`, a resource id, or its number
     subscription: String,
     /// Only those given up for this reason
     #[arg(long)]
     reason: Option<String>,
-    /// Only those whose last answer had this HTTP status
+    /// Only those whose last answer had this HTTP status; letters of namespaces tell none
     #[arg(long, value_name = "CODE")]
     status: Option<u16>,
     /// Only events of this type
