@@ -1,5 +1,5 @@
 // Dead letters in a storage account, as blobs: Azurite, Microsoft's emulator, receives them, and they are read
-// back with `@azure/storage-blob`.
+// back with `@azure/storage-blob`. And in a bucket of what stands for S3 here (`s3.mjs`).
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -13,6 +13,7 @@ import { after, before, describe, test } from "node:test";
 
 import { BlobServiceClient, StorageSharedKeyCredential } from "@azure/storage-blob";
 
+import { S3 } from "./s3.mjs";
 import { GROUP, SUBSCRIPTION, Server, newName } from "./server.mjs";
 import { Webhook } from "./webhook.mjs";
 
@@ -85,21 +86,24 @@ class Azurite {
 }
 
 const azurite = new Azurite();
+const s3 = new S3("eu-west-1", "AKIDTESTS", "a secret/for+tests");
 const broker = new Server();
 const webhook = new Webhook();
 const files = mkdtempSync(join(tmpdir(), "gridwire-config-"));
 
 before(async () => {
-  await Promise.all([azurite.start(), webhook.start()]);
+  await Promise.all([azurite.start(), s3.start(), webhook.start()]);
   const keyFile = join(files, "key");
   writeFileSync(keyFile, `${KEY}\n`);
   const config = join(files, "gridwire.toml");
-  writeFileSync(config, `[dead_letter.accounts.${ACCOUNT}]\nurl = "${azurite.url}"\nkey_file = "${keyFile}"\n`);
+  const azure = `[dead_letter.accounts.${ACCOUNT}]\nurl = "${azurite.url}"\nkey_file = "${keyFile}"\n`;
+  const bucket = `[dead_letter.accounts.letters3]\nkind = "s3"\nurl = "${s3.url}"\nregion = "eu-west-1"\nkey = "AKIDTESTS:a secret/for+tests"\n`;
+  writeFileSync(config, azure + bucket);
   await broker.start(["--config", config]);
 });
 after(async () => {
   await Promise.all([broker.stop(), webhook.stop()]);
-  await azurite.stop();
+  await Promise.all([azurite.stop(), s3.stop()]);
   rmSync(files, { recursive: true, force: true });
 });
 
@@ -208,6 +212,39 @@ describe("dead letters in a storage account", () => {
     const purge = await broker.deadLetters("POST", topic.path, ":purge", { redriven: true });
     assert.equal((await broker.job(purge.id)).taken, 3);
     assert.deepEqual(await azurite.letters("cloud", 0), []);
+  });
+
+  test("in S3 they are objects, are listed, redriven once, marked and purged", async () => {
+    s3.buckets.set("grid", new Map());
+    const topic = await hopeless("EventGridSchema", "grid", "letters3");
+    assert.equal(topic.made.properties.deadLetterDestination.properties.lettersAt, `${s3.url}/grid`);
+    await publish(topic, "application/json", [1, 2, 3].map((number) => ({ ...gridEvent, id: `e-${number}` })));
+    const objects = s3.buckets.get("grid");
+    const end = Date.now() + LETTER_MS_MAX;
+    while (objects.size < 3 && Date.now() < end) await delay(20);
+    const names = [...objects.keys()].sort();
+    assert.deepEqual(s3.refused, []);
+    assert.equal(names.length, 3);
+    for (const [name, content] of objects) {
+      assert.match(name, NAME);
+      const [letter] = JSON.parse(content.toString());
+      assert.equal(letter.deadLetterReason, "UndeliverableDueToHttpBadRequest");
+      assert.deepEqual(letter.data, gridEvent.data);
+    }
+    const first = await broker.deadLetters("GET", topic.path, "?max=2");
+    const rest = await broker.deadLetters("GET", topic.path, `?after=${first.next}`);
+    assert.deepEqual([...first.deadLetters, ...rest.deadLetters].map((one) => one.path), names);
+
+    webhook.accept(topic.hook);
+    const before = (await webhook.deliveries(topic.hook, 3)).length;
+    const { id } = await broker.deadLetters("POST", topic.path, ":redrive", {});
+    const came = await webhook.deliveries(topic.hook, before + 3);
+    assert.deepEqual(came.slice(before).map((one) => one.json[0].id).sort(), ["e-1", "e-2", "e-3"]);
+    assert.equal((await broker.job(id)).taken, 3);
+    assert.deepEqual([...objects.keys()].sort(), names.map((name) => name.replace(/json$/, "redriven")));
+    const purge = await broker.deadLetters("POST", topic.path, ":purge", { redriven: true });
+    assert.equal((await broker.job(purge.id)).taken, 3);
+    assert.deepEqual([objects.size, s3.refused], [0, []]);
   });
 
   test("an account that is not configured is a directory, and the subscription says so", async () => {
