@@ -285,6 +285,8 @@ impl Run {
         self.record.taken += count;
         self.cut_off = false;
         self.save().await?;
+        // The pace begins here: what this took is no delay that may be made up for.
+        self.due = self.broker.outside().clock.monotonic();
         Ok(())
     }
 

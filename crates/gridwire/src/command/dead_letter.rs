@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum DeadLetterCommand {
-    /// List the dead letters of an event subscription, the oldest first
+    /// List the dead letters of an event subscription, by the hour of publishing
     List(ListArgs),
     /// Show one dead letter, with its event
     Show {
