@@ -31,6 +31,9 @@ pub(crate) enum Part {
     Calls,
     /// The server is killed a thousand times under load
     Kills,
+    /// A hundred thousand dead letters are put back while the server is killed three times
+    #[value(name = "redrive-100k")]
+    Redrive,
     /// Ten thousand seeds of the simulation
     Seeds,
     /// Five endpoints of a hundred hang, five fail: what the others notice
@@ -69,6 +72,12 @@ pub(crate) fn run(workspace: &Workspace, args: &SoakArgs) -> anyhow::Result<()> 
                 let mut kills = cargo(&workspace.root);
                 kills.args(["test", "--locked", "--release", "-p", "gridwire", "--test", "restart"]);
                 must(kills.args(["killing", "--", "--nocapture"]).env("GRIDWIRE_KILLS", "1000"))?;
+            }
+            Part::Redrive => {
+                heading("A hundred thousand dead letters are put back");
+                let mut redrive = cargo(&workspace.root);
+                redrive.args(["test", "--locked", "--release", "-p", "gridwire", "--test", "dead_letters"]);
+                must(redrive.args(["killed", "--", "--nocapture"]).env("GRIDWIRE_LETTERS", "100000"))?;
             }
             Part::Seeds => {
                 heading("Ten thousand seeds");

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::data_plane;
-use crate::dead_letter::DeadLetters;
+use crate::dead_letter::{self, AccountOptions, DeadLetters, Job, Jobs};
 use crate::deliveries::Deliveries;
 use crate::metrics::{Metrics, Named, merged};
 use crate::push::{Dispatcher, PushOptions};
@@ -41,6 +41,10 @@ pub struct BrokerOptions {
     /// The newest time that is recorded outside the log. What has passed since is downtime or a step of the wall
     /// clock; what had passed before is known.
     pub known_time: Timestamp,
+    /// Storage accounts that dead letters go to; others are directories.
+    pub dead_letter_accounts: Vec<AccountOptions>,
+    /// How long an event that is given up waits for its dead letter to be written.
+    pub dead_letter_delay: Duration,
     /// Off: dead letters are written by the task that waits for them, so that a simulation stays in one thread.
     pub threads: bool,
 }
@@ -79,6 +83,10 @@ pub struct Broker {
     tokens: LockTokens,
     /// See [`Broker::turn_of_those_behind`].
     turns: Semaphore,
+    /// On dead letters.
+    jobs: Arc<Jobs>,
+    /// For jobs, which outlive the request that starts them.
+    me: Weak<Self>,
     options: BrokerOptions,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -93,6 +101,8 @@ impl Broker {
         }
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
+        let dead_letters = DeadLetters::new(disk, data_dir.join("deadletter"), options.threads)
+            .with_accounts(&options.dead_letter_accounts, &net, &clock);
         let dispatcher = Dispatcher::new(
             net,
             Arc::clone(&clock),
@@ -106,20 +116,23 @@ impl Broker {
             clock,
             rng,
             dispatcher,
-            dead_letters: DeadLetters::new(disk, data_dir.join("deadletter"), options.threads),
+            dead_letters,
             missed: Missed::default(),
             deliveries: Deliveries::default(),
             metrics: Metrics::default(),
             retry_jitter: options.retry_jitter,
             fatal: CancellationToken::new(),
         };
-        Ok(Arc::new(Self {
+        let jobs = Arc::new(outside.dead_letters.jobs());
+        Ok(Arc::new_cyclic(|me| Self {
             outside: Arc::new(outside),
             table: ArcSwap::default(),
             shards: OnceLock::new(),
             installing: tokio::sync::Mutex::new(()),
             tokens: LockTokens::new(&token_secret),
             turns: Semaphore::new((options.shards / 2).max(1)),
+            jobs,
+            me: Weak::clone(me),
             options,
             tasks,
             stop,
@@ -147,6 +160,8 @@ impl Broker {
             let subscription = &routes.get(&status.subscription)?.name;
             Some((status, Named { topic, subscription }))
         }));
+        let jobs = self.jobs.running().len() as u64;
+        self.outside.metrics.dead_letter_jobs.store(jobs, std::sync::atomic::Ordering::Relaxed);
         let topic_name = |number| labels.get(&number).map(String::as_str);
         let subscription_name = |number| {
             let route = routes.get(&number)?;
@@ -232,6 +247,16 @@ impl Broker {
         self.shards.get().cloned()
     }
 
+    pub(crate) fn jobs(&self) -> &Jobs {
+        &self.jobs
+    }
+
+    /// Does a job on dead letters, from where its record says.
+    pub(crate) fn run(&self, job: Arc<Job>) {
+        let Some(me) = self.me.upgrade() else { return };
+        self.tasks.spawn(dead_letter::run_job(me, job, self.stop.clone()));
+    }
+
     pub(crate) fn tokens(&self) -> &LockTokens {
         &self.tokens
     }
@@ -249,6 +274,10 @@ impl Broker {
 
     pub(crate) fn now(&self) -> Timestamp {
         self.outside.clock.now()
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
     }
 
     pub(crate) async fn stopping(&self) {
@@ -275,6 +304,7 @@ impl Broker {
                 })?;
             let newest = log.position().1.max(self.options.known_time);
             recovered.distrust_gap(newest, self.outside.clock.now());
+            recovered.delay_dead_letters(self.options.dead_letter_delay);
             Shards::start(recovered, &self.outside, &self.tasks, &self.stop)
         };
         let is_first = self.shards.get().is_none();
@@ -289,7 +319,10 @@ impl Broker {
         shards.unsubscribe(change.gone).await?;
         // Only now: before, requests would find queues that are not awake yet.
         if self.shards.set(Arc::clone(&shards)).is_ok() {
-            shards.start_housekeeping(&self.outside, &self.tasks, &self.stop);
+            shards.start_housekeeping(&self.outside, &self.jobs, &self.tasks, &self.stop);
+            for job in self.jobs.running() {
+                self.run(job);
+            }
         }
         Ok(())
     }

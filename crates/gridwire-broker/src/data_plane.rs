@@ -1,11 +1,12 @@
 //! What publishers and receivers ask over HTTP: addresses, credentials, limits, answers.
 //!
-//! Handlers hold no state between requests. A path is taken apart once ([`address`]), the credential is
-//! checked from the headers before the body is read ([`auth`]), and then one of [`publish`] or [`pull`] does
-//! the work.
+//! Handlers hold no state between requests; what goes on after an answer is a job ([`dead_letters`]). A path is
+//! taken apart once ([`address`]), the credential is checked from the headers before the body is read ([`auth`]),
+//! and then one of [`publish`], [`pull`] or [`dead_letters`] does the work.
 
 mod address;
 mod auth;
+mod dead_letters;
 mod inspect;
 mod publish;
 mod pull;
@@ -23,8 +24,8 @@ use crate::broker::Broker;
 use address::{Operation, Target};
 
 /// Answers one data plane request.
-pub(crate) async fn handle(broker: &Broker, request: Request, _peer: Peer) -> Response {
-    match answer(broker, request).await {
+pub(crate) async fn handle(broker: &Broker, request: Request, peer: Peer) -> Response {
+    match answer(broker, request, peer).await {
         Ok(response) => response,
         Err(error) => {
             if error.code == ErrorCode::Unauthorized {
@@ -35,12 +36,15 @@ pub(crate) async fn handle(broker: &Broker, request: Request, _peer: Peer) -> Re
     }
 }
 
-async fn answer(broker: &Broker, request: Request) -> Result<Response, ApiError> {
+async fn answer(broker: &Broker, request: Request, peer: Peer) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let target = address::parse(&parts, broker.base_domain())?;
     let table = broker.table();
     match target {
         Target::Inspect { subscription } => inspect::deliveries(broker, &subscription, &parts).await,
+        Target::DeadLetters(operation) => {
+            dead_letters::answer(broker, &table, &operation, &parts, body, peer).await
+        }
         Target::Topic(named) => {
             only_post(&parts)?;
             basic(broker, &address::topic(&table, &named)?, &parts, body).await

@@ -1,19 +1,39 @@
-//! Where events go that could not be delivered: one file each, below a directory that stands for a storage
-//! account's containers (`push-delivery` contract, section 9).
+//! Where events go that could not be delivered: one blob each in a storage account ([`account`]), or one file
+//! each below a directory that stands for an account's containers (`push-delivery` contract, section 9).
 //!
 //! A file appears whole or not at all, and stays: its content is written aside and made durable first, then
 //! it gets its name. Writing the same dead letter again, as after a crash before it was recorded, changes
-//! nothing; for that its name comes from [`dead_letter_guid`] and not from chance.
+//! nothing; for that its name comes from its event ([`LetterKey`](gridwire_core::dead_letter::LetterKey)) and
+//! not from chance.
+//!
+//! Letters are read again through a [`Container`] and found by [`Shelf`]. [`Jobs`] put their events back into
+//! their subscription's queue, or remove them, at a bounded rate and over restarts.
 
-use std::collections::HashSet;
+mod account;
+mod container;
+mod http;
+mod job;
+mod jobs;
+mod record;
+mod shelf;
+
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use gridwire_core::ids::{Offset, SubscriptionNumber};
 use gridwire_core::routing::DeadLetterDestination;
-use gridwire_outside::{Disk, OpenMode};
+use gridwire_outside::{Clock, Disk, Net, OpenMode};
 use tokio::sync::Semaphore;
+
+use account::Account;
+
+pub use account::{AccountKind, AccountOptions};
+pub(crate) use container::Container;
+pub(crate) use job::run as run_job;
+pub(crate) use jobs::{Job, Jobs, StartJobError};
+pub(crate) use record::{JobState, Kind, Record};
+pub(crate) use shelf::{LetterState, Shelf};
 
 /// Writes at a time: each takes a thread and two flushes, and events that end here are not urgent.
 const WRITES_MAX: usize = 4;
@@ -30,6 +50,8 @@ const PATH_BYTES_MAX: usize = 1024;
 pub(crate) struct DeadLetters {
     turns: Arc<Semaphore>,
     files: Arc<Files>,
+    /// By name; what is not among them is a directory.
+    accounts: HashMap<String, Account>,
     /// Off: whoever asks does the writing, so that a simulation stays in one thread.
     threads: bool,
 }
@@ -50,7 +72,43 @@ impl DeadLetters {
     pub(crate) fn new(disk: Arc<dyn Disk>, dir: PathBuf, threads: bool) -> Self {
         let free = Mutex::new((0..WRITES_MAX).collect());
         let files = Files { disk, dir, free, durable: Mutex::default() };
-        Self { turns: Arc::new(Semaphore::new(WRITES_MAX)), files: Arc::new(files), threads }
+        Self {
+            turns: Arc::new(Semaphore::new(WRITES_MAX)),
+            files: Arc::new(files),
+            accounts: HashMap::new(),
+            threads,
+        }
+    }
+
+    /// The same, with storage accounts beside the directory.
+    pub(crate) fn with_accounts(
+        mut self,
+        accounts: &[AccountOptions],
+        net: &Arc<dyn Net>,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
+        let open = |options: &AccountOptions| {
+            let account = Account::new(options.clone(), Arc::clone(net), Arc::clone(clock));
+            (options.name.clone(), account)
+        };
+        self.accounts = accounts.iter().map(open).collect();
+        self
+    }
+
+    /// What holds the letters of a subscription with this destination; `None` when none can be there, for the
+    /// destination's name is no place.
+    pub(crate) fn container(&self, destination: &DeadLetterDestination) -> Option<Container> {
+        if let Some(account) = self.accounts.get(&destination.account) {
+            return account.container(&destination.container).ok().map(Container::blobs);
+        }
+        // Any plain name below it shows whether the two roots are plain.
+        let path = relative_path(destination, "x")?.parent()?.to_owned();
+        Some(Container::directory(Arc::clone(&self.files), &path, self.threads))
+    }
+
+    /// The jobs on these letters, as they were recorded.
+    pub(crate) fn jobs(&self) -> Jobs {
+        Jobs::read(Arc::clone(&self.files), self.threads)
     }
 
     /// Writes `content` to `{account}/{container}/{path}`; done when it is durable. `path` has `/` between
@@ -67,8 +125,13 @@ impl DeadLetters {
         path: &str,
         content: Vec<u8>,
     ) -> io::Result<()> {
+        let blob = path;
         let path = relative_path(destination, path)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not a path for a dead letter"))?;
+        if let Some(account) = self.accounts.get(&destination.account) {
+            // Many can be under way without a thread; how many is the shard's to bound.
+            return account.container(&destination.container)?.write(blob, content).await;
+        }
         let turn = Arc::clone(&self.turns).acquire_owned().await.expect("it is never closed");
         if !self.threads {
             return self.files.write(&path, &content);
@@ -154,29 +217,6 @@ fn relative_path(destination: &DeadLetterDestination, path: &str) -> Option<Path
 fn is_plain_name(name: &str) -> bool {
     let plain = |character: char| !character.is_control() && !"/\\:*?\"<>|".contains(character);
     (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.starts_with('.') && name.chars().all(plain)
-}
-
-/// The `{guid}` in a dead letter's path: always the same for one event of one subscription, so that
-/// writing it again finds the same file. Shaped as a version 8 UUID.
-pub(crate) fn dead_letter_guid(subscription: SubscriptionNumber, offset: Offset) -> String {
-    let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
-    hash.update(b"gridwire dead letter\0");
-    hash.update(&subscription.0.to_be_bytes());
-    hash.update(&offset.0.to_be_bytes());
-    let hash = hash.finish();
-    let (first, _) = hash.as_ref().split_first_chunk().expect("SHA-256 has 32 bytes");
-    let mut bytes: [u8; 16] = *first;
-    bytes[6] = (bytes[6] & 0x0f) | 0x80;
-    bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    let number = u128::from_be_bytes(bytes);
-    format!(
-        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-        number >> 96,
-        (number >> 80) & 0xffff,
-        (number >> 64) & 0xffff,
-        (number >> 48) & 0xffff,
-        number & 0xffff_ffff_ffff
-    )
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! The cast: the **data plane** ([`data_plane`]) answers publishers and receivers; the **shards**
 //! ([`shards`]) drive the state machines of `gridwire-core` over the log; the **push dispatcher** ([`push`])
-//! speaks to webhooks; **dead letters** ([`dead_letter`]) go to a directory; **recent deliveries**
+//! speaks to webhooks; **dead letters** ([`dead_letter`]) go to a directory or a storage account; **recent deliveries**
 //! ([`deliveries`]) answer "what is happening to my subscription right now?".
 //!
 //! The life of one event: a publish handler parses it once, matches it by the routing table's compiled
@@ -21,6 +21,7 @@ mod push;
 mod shards;
 
 pub use broker::{Broker, BrokerOptions, BrokerParts, StartError};
+pub use dead_letter::{AccountKind, AccountOptions};
 pub use dev::{NoSubscription, Outlook, Remainder};
 pub use push::{PushOptions, judge};
 

@@ -36,6 +36,10 @@ pub(crate) struct Metrics {
     pull_seconds: [Histogram; OPERATIONS.len()],
     pub(crate) unauthorized: AtomicU64,
     pub(crate) letters_given_up: AtomicU64,
+    pub(crate) dead_letters_redriven: AtomicU64,
+    pub(crate) dead_letters_purged: AtomicU64,
+    /// As of the latest page.
+    pub(crate) dead_letter_jobs: AtomicU64,
 }
 
 #[derive(Debug, Default)]

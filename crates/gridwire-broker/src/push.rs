@@ -36,6 +36,7 @@ use rustls_pki_types::CertificateDer;
 
 pub(crate) use dispatcher::{Attempt, AttemptKey, Dispatcher, Finished};
 use judge::Network;
+pub(crate) use tls::Tls;
 
 /// How webhooks are called.
 #[derive(Clone, Debug)]

@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) use driver::{Command, OutlookAsked, ReceiveReply, SettleReply};
 pub(crate) use work::{Missed, Outside};
 
+use crate::dead_letter::Jobs;
 use driver::Driver;
 
 /// Commands waiting for one shard. Full means the shard is busy: callers wait, and publishing is bounded by
@@ -128,6 +129,15 @@ impl RecoveredShards {
     }
 }
 
+impl RecoveredShards {
+    /// Dead letters are written so long after their events were given up.
+    pub(crate) fn delay_dead_letters(&mut self, delay: Duration) {
+        for shard in &mut self.shards {
+            shard.delay_dead_letters(delay);
+        }
+    }
+}
+
 fn shard_of(topic: TopicNumber, count: usize) -> usize {
     topic.0 as usize % count
 }
@@ -171,10 +181,11 @@ impl Shards {
     pub(crate) fn start_housekeeping(
         self: &Arc<Self>,
         outside: &Arc<Outside>,
+        jobs: &Arc<Jobs>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) {
-        tasks.spawn(housekeeping(Arc::clone(self), Arc::clone(outside), stop.clone()));
+        tasks.spawn(housekeeping(Arc::clone(self), Arc::clone(outside), Arc::clone(jobs), stop.clone()));
     }
 
     pub(crate) fn next_reply(&self) -> gridwire_core::shard::ReplyId {
@@ -337,7 +348,7 @@ async fn feed(
 }
 
 /// Takes snapshots when the log wants one, and lets segments go that nobody needs.
-async fn housekeeping(shards: Arc<Shards>, outside: Arc<Outside>, stop: CancellationToken) {
+async fn housekeeping(shards: Arc<Shards>, outside: Arc<Outside>, jobs: Arc<Jobs>, stop: CancellationToken) {
     loop {
         tokio::select! {
             biased;
@@ -349,7 +360,7 @@ async fn housekeeping(shards: Arc<Shards>, outside: Arc<Outside>, stop: Cancella
         {
             tracing::warn!(%error, "failed to take a snapshot; the state log stays until the next try");
         }
-        if let Err(error) = trim(&shards, &*outside.log).await {
+        if let Err(error) = trim(&shards, &*outside.log, jobs.hold()).await {
             tracing::warn!(%error, "failed to let segments go");
         }
     }
@@ -369,8 +380,9 @@ async fn snapshot(shards: &Shards, log: &dyn Log) -> Result<(), gridwire_store::
 }
 
 /// Segments go oldest first, each when every subscription of each of its topics has settled all it holds.
-/// Time to live ends no later than retention, so what is past retention settles by expiring.
-async fn trim(shards: &Shards, log: &dyn Log) -> Result<(), gridwire_store::AppendError> {
+/// Time to live ends no later than retention, so what is past retention settles by expiring. Frames from `hold`
+/// on stay in any case.
+async fn trim(shards: &Shards, log: &dyn Log, hold: Option<Lsn>) -> Result<(), gridwire_store::AppendError> {
     let segments = log.segments();
     if segments.is_empty() {
         return Ok(());
@@ -383,6 +395,7 @@ async fn trim(shards: &Shards, log: &dyn Log) -> Result<(), gridwire_store::Appe
     }
     let free = segments
         .iter()
+        .take_while(|segment| hold.is_none_or(|hold| segment.end <= hold))
         .take_while(|segment| {
             segment.topics.iter().all(|span| {
                 floors.get(&span.topic).is_none_or(|floor| {

@@ -1,5 +1,6 @@
 //! What the binary decides for the control plane.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -46,7 +47,8 @@ fn sha256(text: &str) -> [u8; 32] {
     bytes
 }
 
-/// Where publishers and receivers reach this broker. Known only once the ports are bound.
+/// Where publishers and receivers reach this broker, and where dead letters go. Known only once the ports are
+/// bound.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PublicAddresses {
     /// Base URL of the plain listener, e.g. `http://127.0.0.1:8080`, without a slash at the end.
@@ -55,6 +57,8 @@ pub struct PublicAddresses {
     pub https: Option<String>,
     /// With `example.org`, the topic `orders` is called `orders.example.org`.
     pub base_domain: Option<String>,
+    /// Where the storage accounts for dead letters are, by name. Others are directories.
+    pub letter_accounts: BTreeMap<String, String>,
 }
 
 impl PublicAddresses {

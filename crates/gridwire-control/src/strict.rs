@@ -30,6 +30,7 @@ const WRITTEN_BY_US: &[&str] = &[
     "endpoint",
     "endpointBaseUrl",
     "hostname",
+    "lettersAt",
     "metricResourceId",
     "privateEndpointConnections",
     "topic",

@@ -2,10 +2,14 @@
 //!
 //! The log numbers and checksums frames; this module owns the bytes between. A body holds, for each event:
 //! its length (varint, of all that follows for this event), its match set, its [`Event`] encoding.
+//!
+//! A frame that puts a dead letter's event back carries that letter's key behind its event: a tag byte and the
+//! key's bytes. Readers of events stop before it. A redrive that was cut off finds by it what it had done.
 
+use crate::dead_letter::LetterKey;
 use crate::event::Event;
 use crate::filter::MatchSet;
-use crate::ids::{Lsn, Offset, TopicNumber};
+use crate::ids::{Lsn, Offset, Slot, TopicNumber};
 use crate::time::Timestamp;
 use crate::varint;
 
@@ -72,6 +76,23 @@ impl FrameBuilder {
     }
 }
 
+/// Marks the key of a redriven letter behind a frame's events.
+const REDRIVEN: u8 = 1;
+
+impl FrameDraft {
+    /// The event of a dead letter, for the one subscription whose letter it is, whatever its filter says now.
+    pub fn redriven(topic: TopicNumber, own: Slot, event: &Event<'_>, letter: LetterKey) -> Self {
+        let mut matched = MatchSet::default();
+        matched.push(own);
+        let mut frame = FrameBuilder::new(topic, 512);
+        frame.push(&matched, event);
+        let mut body = frame.body;
+        body.push(REDRIVEN);
+        body.extend_from_slice(&letter.to_bytes());
+        Self { topic, count: 1, body }
+    }
+}
+
 /// A frame as the log gives it back.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameView<'a> {
@@ -105,6 +126,18 @@ impl<'a> FrameView<'a> {
     }
 }
 
+impl FrameView<'_> {
+    /// The dead letter whose event this is, if it was put back by a redrive.
+    pub fn redriven(&self) -> Option<LetterKey> {
+        let mut rest = self.body;
+        for _ in 0..self.count {
+            varint::take_bytes(&mut rest)?;
+        }
+        let (&tag, key) = rest.split_first()?;
+        if tag == REDRIVEN { LetterKey::from_bytes(key) } else { None }
+    }
+}
+
 impl<'a> StoredEvent<'a> {
     /// The subscriptions the event matched.
     pub fn matched(&self) -> Option<MatchSet> {
@@ -131,7 +164,7 @@ impl<'a> StoredEvent<'a> {
 mod tests {
     use super::*;
     use crate::event::{Data, InputSchema};
-    use crate::ids::Slot;
+    use crate::ids::{Slot, SubscriptionNumber};
 
     #[test]
     fn a_draft_keeps_little_room_beyond_its_length() {
@@ -156,5 +189,30 @@ mod tests {
         let body = builder.finish().unwrap().body;
         assert!(body.capacity() <= body.len() + body.len() / ROOM_KEPT, "{} {}", body.len(), body.capacity());
         assert!(FrameBuilder::new(TopicNumber(1), 10_000).finish().is_none());
+    }
+
+    #[test]
+    fn a_redriven_event_names_its_letter_and_matches_one_subscription() {
+        fn view(body: &[u8]) -> FrameView<'_> {
+            let (topic, first) = (TopicNumber(3), Offset(10));
+            FrameView { lsn: Lsn(1), topic, first, count: 1, time: Timestamp::ZERO, body }
+        }
+
+        let event = Event::decode(b"\x01\x011\x01t\x01s\x00").expect("an event");
+        let letter =
+            LetterKey::of(SubscriptionNumber(7), Offset(9), Timestamp::from_millis(1_795_465_178_054));
+        let draft = FrameDraft::redriven(TopicNumber(3), Slot(5), &event, letter);
+        let frame = view(&draft.body);
+        assert_eq!(frame.redriven(), Some(letter));
+        let stored: Vec<_> = frame.events().collect();
+        assert_eq!(stored.len(), 1);
+        let matched = stored[0].matched().expect("a match set");
+        assert_eq!(matched.iter().collect::<Vec<_>>(), [Slot(5)]);
+        assert_eq!(stored[0].event_bytes().and_then(Event::decode), Some(event.clone()));
+        // A published event is nobody's letter.
+        let mut plain = FrameBuilder::new(TopicNumber(3), 64);
+        plain.push(&matched, &event);
+        assert_eq!(view(&plain.finish().expect("one event").body).redriven(), None);
+        assert_eq!(view(&draft.body[..draft.body.len() - 1]).redriven(), None);
     }
 }

@@ -16,7 +16,13 @@ use crate::time::Timestamp;
 use self::object::Object;
 
 pub use self::attributes::{attribute_value, open_attributes};
-pub use self::dead_letter::{DeadLetterInfo, DeadLetterPlace, dead_letter, dead_letter_path};
+pub(crate) use self::dead_letter::{
+    CLOUD_EVENT as CLOUD_EVENT_NAMES, EVENT_GRID as EVENT_GRID_NAMES, Names as StoryNames, reason_name,
+    reason_sentence,
+};
+pub use self::dead_letter::{
+    DeadLetterInfo, DeadLetterPlace, dead_letter, dead_letter_path, dead_letter_prefix,
+};
 pub use self::headers::{ValidationEvent, delivery_headers, validation_event, validation_headers};
 
 /// What an event does not carry itself but its delivery shows.

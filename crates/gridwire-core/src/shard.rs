@@ -278,6 +278,8 @@ pub struct Shard {
     recovered: BTreeMap<SubscriptionNumber, QueueState>,
     /// Nothing is given up for its age before.
     expiry_from: Timestamp,
+    /// How long a dead letter waits.
+    dead_letter_delay: Duration,
     scratch: MatchSet,
 }
 
@@ -328,6 +330,12 @@ impl Shard {
     /// up for its age before `until`. Said before the first subscription. Delivery goes on meanwhile.
     pub fn hold_expiry(&mut self, until: Timestamp) {
         self.expiry_from = until;
+    }
+
+    /// A dead letter is written so long after its event was given up; said before the first subscription. Settled
+    /// is an event only then, so its segment stays meanwhile.
+    pub fn delay_dead_letters(&mut self, delay: Duration) {
+        self.dead_letter_delay = delay;
     }
 
     /// Forgets recovered state that no subscription claimed: its subscription was removed.
@@ -548,7 +556,7 @@ impl Shard {
             state
         };
         let tail = topic.tail;
-        self.queues.insert(number, Queue::new(input, state, tail, self.expiry_from));
+        self.queues.insert(number, Queue::new(input, state, tail, self.expiry_from, self.dead_letter_delay));
         number
     }
 

@@ -29,6 +29,19 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
     /// Names of the entries, sorted.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// The first `max` names, by order, of the entries that `pick` takes. Takes no more memory than they do,
+    /// however many others there are.
+    fn list_some(
+        &self,
+        dir: &Path,
+        max: usize,
+        pick: &mut dyn FnMut(&str) -> bool,
+    ) -> io::Result<Vec<String>> {
+        let mut names = self.list(dir)?;
+        names.retain(|name| pick(name));
+        names.truncate(max);
+        Ok(names)
+    }
     /// Bytes free to an ordinary user where `dir` is.
     fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
     /// All bytes of the file system where `dir` is; 0 when there is no telling.

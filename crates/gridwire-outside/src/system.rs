@@ -1,6 +1,7 @@
 //! The real outside: this machine's clocks, random numbers, files and sockets.
 #![allow(clippy::disallowed_methods, reason = "this is the one place where the ambient ways are wrapped")]
 
+use std::collections::BinaryHeap;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -177,6 +178,29 @@ impl Disk for SystemDisk {
         }
         names.sort_unstable();
         Ok(names)
+    }
+
+    fn list_some(
+        &self,
+        dir: &Path,
+        max: usize,
+        pick: &mut dyn FnMut(&str) -> bool,
+    ) -> io::Result<Vec<String>> {
+        let mut first = BinaryHeap::with_capacity(max.min(4096));
+        for entry in fs::read_dir(dir)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if !pick(&name) {
+                continue;
+            }
+            if first.len() < max {
+                first.push(name);
+            } else if let Some(mut last) = first.peek_mut()
+                && name < *last
+            {
+                *last = name;
+            }
+        }
+        Ok(first.into_sorted_vec())
     }
 
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {

@@ -237,6 +237,8 @@ async fn build(world: &Arc<World>, life: &Life) -> Result<Parts, String> {
             base_domain: None,
             retry_jitter: 1.0,
             known_time: Timestamp::ZERO,
+            dead_letter_accounts: Vec::new(),
+            dead_letter_delay: Duration::ZERO,
             threads: false,
         },
     })

@@ -400,6 +400,8 @@ fn broker_options(settings: &Settings, own: [SocketAddr; 3], known_time: Timesta
         base_domain: settings.base_domain.clone(),
         retry_jitter: settings.retry_jitter / (100.0 * JITTER_SHARE),
         known_time,
+        dead_letter_accounts: settings.dead_letter_accounts.clone(),
+        dead_letter_delay: settings.dead_letter_delay,
         threads: true,
     }
 }
@@ -417,12 +419,15 @@ fn control_options(settings: &Settings, own: [SocketAddr; 3], token: &str) -> Co
     let public = |base: &Option<crate::client::Base>, scheme: &str, address| {
         Some(base.as_ref().map_or_else(|| shown(scheme, address), ToString::to_string))
     };
+    let accounts = settings.dead_letter_accounts.iter();
+    let accounts = accounts.map(|account| (account.name.clone(), account.url.clone())).collect();
     ControlOptions {
         management_token: ManagementToken::from_secret(token),
         public: PublicAddresses {
             http: public(&settings.public_http, "http", http),
             https: public(&settings.public_https, "https", https),
             base_domain: settings.base_domain.clone(),
+            letter_accounts: accounts,
         },
         allow_http_webhooks: settings.dev || settings.allow_http,
         dead_letter_patience: settings.dead_letter_patience,

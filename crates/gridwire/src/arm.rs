@@ -379,6 +379,11 @@ impl Management {
         self.call(method, path, body, patience).await
     }
 
+    /// A POST outside the resource model. It may look through much before it answers.
+    pub(crate) async fn order(&self, path: &str, body: &Value) -> Result<Value, ManagementError> {
+        self.call(Method::POST, path, Some(body), PUT_TIMEOUT).await
+    }
+
     async fn call(
         &self,
         method: Method,

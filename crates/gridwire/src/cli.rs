@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
-use crate::command::{dev, doctor, publish, pull, resources, store, tail};
+use crate::command::{dead_letter, dev, doctor, publish, pull, resources, store, tail};
 use crate::demo;
 use crate::output::Format;
 use crate::target::TargetArgs;
@@ -94,6 +94,9 @@ pub(crate) enum Command {
     /// Test handlers on a `serve --dev`: advance its clock, script failures, wait for deliveries
     #[command(subcommand, after_help = dev::HELP)]
     Dev(dev::DevCommand),
+    /// Look at what could not be delivered, put it back, or remove it
+    #[command(subcommand, visible_alias = "deadletters", after_help = dead_letter::HELP)]
+    Deadletter(dead_letter::DeadLetterCommand),
     /// Check that a server can run here, or that the running one is well
     Doctor(doctor::DoctorArgs),
     /// Check, repair and measure a data directory that no server uses
@@ -288,6 +291,10 @@ mod tests {
             "gridwire dev faults show orders/billing",
             "gridwire dev faults clear orders/billing",
             "gridwire dev drain --timeout 10s",
+            "gridwire deadletter list orders/billing --reason MaxDeliveryAttempts",
+            "gridwire deadletter redrive orders/billing --status 404 --rate 50",
+            "gridwire deadletter purge orders/billing --until 2026-11-01T00:00:00Z",
+            "gridwire deadletter jobs",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }

@@ -2,6 +2,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod config;
+pub(crate) mod dead_letter;
 pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod hint;

@@ -4,12 +4,15 @@
 //! found before the first is reported, each with its key, where it was written, what was found there and
 //! what is allowed. Nothing here reads the environment or a file: [`Sources`] brings them.
 
+mod accounts;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use gridwire_broker::AccountOptions;
 use gridwire_control::DeadLetterPatience;
 use gridwire_core::retry::JITTER_SHARE;
 use serde_json::json;
@@ -17,6 +20,9 @@ use toml::de::{DeTable, DeValue};
 
 use crate::client::Base;
 use crate::data_dir::{self, check_token};
+
+pub(crate) use accounts::ACCOUNT_KEYS;
+use accounts::Accounts;
 
 /// One key of the configuration.
 #[derive(Debug)]
@@ -168,6 +174,13 @@ pub(crate) const KEYS: &[Key] = &[
         "a percentage from 0% to 10%",
         "How much longer than documented a wait before a retry may be, by chance, so that bursts spread out.",
     ),
+    key(
+        "dead_letter.delay",
+        None,
+        "0s",
+        "a duration such as 500ms, 10s or 5m",
+        "How long an event that is given up waits before its dead letter is written; the hosted service waits 5m.",
+    ),
     key("log.format", Some("--log-format"), "plain", "plain or json", "How log lines are written."),
     key(
         "log.filter",
@@ -222,6 +235,8 @@ pub(crate) struct Settings {
     pub(crate) retry_jitter: f64,
     pub(crate) public_http: Option<Base>,
     pub(crate) public_https: Option<Base>,
+    pub(crate) dead_letter_delay: Duration,
+    pub(crate) dead_letter_accounts: Vec<AccountOptions>,
     pub(crate) log_format: LogFormat,
     pub(crate) log_filter: String,
 }
@@ -289,6 +304,7 @@ struct Raw {
 #[derive(Debug, Default)]
 pub(crate) struct Layers {
     values: BTreeMap<&'static str, Raw>,
+    accounts: Accounts,
     problems: Vec<Problem>,
 }
 
@@ -304,6 +320,13 @@ impl Layers {
                 // An empty variable is how many tools write "not set".
                 if !text.is_empty() {
                     layers.put(key, text.clone(), format!("variable {variable}"));
+                }
+            } else if let Some((account, member)) =
+                variable.strip_prefix(accounts::VARIABLE).and_then(accounts::variable)
+            {
+                if !text.is_empty() {
+                    let raw = Raw { text: text.clone(), place: format!("variable {variable}") };
+                    layers.accounts.put(&account, member, raw);
                 }
             } else if !OTHER_VARIABLES.contains(&variable.as_str()) && !is_service_link(variable) {
                 layers.unknown(variable, "environment", KEYS.iter().map(Key::variable));
@@ -342,6 +365,12 @@ impl Layers {
             let place = format!("{file}:{}", line_of(text, name.span().start));
             let section = format!("{full}.");
             if let DeValue::Table(inner) = value.get_ref()
+                && full == accounts::SECTION
+            {
+                self.add_accounts(file, text, inner);
+                continue;
+            }
+            if let DeValue::Table(inner) = value.get_ref()
                 && KEYS.iter().any(|key| key.name.starts_with(&section))
             {
                 self.add_table(file, text, &section, inner);
@@ -361,6 +390,38 @@ impl Layers {
                 }),
             }
         }
+    }
+
+    fn add_accounts(&mut self, file: &str, text: &str, accounts: &DeTable<'_>) {
+        for (account, members) in accounts {
+            let account_place = format!("{file}:{}", line_of(text, account.span().start));
+            let prefix = format!("{}.{}", accounts::SECTION, account.get_ref());
+            let DeValue::Table(members) = members.get_ref() else {
+                let allowed = "a table with `url` and `key` or `key_file`".to_owned();
+                self.problems.push(Problem { key: prefix, place: account_place, found: None, allowed });
+                continue;
+            };
+            for (name, value) in members {
+                let key = format!("{prefix}.{}", name.get_ref());
+                let place = format!("{file}:{}", line_of(text, name.span().start));
+                let Some(member) = accounts::member(name.get_ref()) else {
+                    let known = ACCOUNT_KEYS.iter().filter_map(|known| known.name.rsplit('.').next());
+                    self.unknown(&key, &place, known.map(|known| format!("{prefix}.{known}")));
+                    continue;
+                };
+                if let Some(text) = scalar(value.get_ref()) {
+                    self.accounts.put(account.get_ref(), member, Raw { text, place });
+                } else {
+                    let allowed = "allowed: a text".to_owned();
+                    self.problems.push(Problem { key, place, found: None, allowed });
+                }
+            }
+        }
+    }
+
+    /// Key, value and place of what is written of storage accounts, for `config print`.
+    pub(crate) fn accounts_in_force(&self) -> Vec<[String; 3]> {
+        self.accounts.in_force()
     }
 
     fn unknown(&mut self, name: &str, place: &str, known: impl Iterator<Item = String>) {
@@ -440,6 +501,8 @@ impl Layers {
             }),
             public_http: self.value("public.http", |text| public(text, false)),
             public_https: self.value("public.https", |text| public(text, true)),
+            dead_letter_delay: self.value("dead_letter.delay", duration),
+            dead_letter_accounts: self.accounts.settle(&mut self.problems),
             log_format: self.value("log.format", |text| match text {
                 "plain" => Some(LogFormat::Plain),
                 "json" => Some(LogFormat::Json),
@@ -471,7 +534,7 @@ pub(crate) fn schema() -> serde_json::Value {
             "default": key.default, "allowed": key.allowed, "about": key.about,
         })
     };
-    KEYS.iter().map(entry).collect()
+    KEYS.iter().chain(ACCOUNT_KEYS).map(entry).collect()
 }
 
 fn switch(text: &str) -> Option<bool> {
@@ -666,6 +729,38 @@ mod tests {
     fn a_secret_is_not_shown_when_it_is_refused() {
         let report = settle("management_token = \"hunter2\"", &[], &[]).unwrap_err();
         assert!(!report.to_string().contains("hunter2"), "{report}");
+    }
+
+    #[test]
+    fn storage_accounts_come_from_the_file_and_from_variables() {
+        let file = "[dead_letter]\ndelay = \"5m\"\n[dead_letter.accounts.letters1]\nurl = \"https://l.example/\"\n\
+                    [dead_letter.accounts.letters2]\nkind = \"s3\"\nurl = \"https://s3.example\"\nkey = \"id:secret\"";
+        let environment = [("GRIDWIRE_DEAD_LETTER_ACCOUNTS_LETTERS1_KEY", "a2V5")];
+        let settings = settle(file, &environment, &[]).unwrap();
+        assert_eq!(settings.dead_letter_delay, Duration::from_secs(300));
+        let [one, two] = &settings.dead_letter_accounts[..] else { panic!("two accounts") };
+        assert_eq!((one.name.as_str(), one.url.as_str()), ("letters1", "https://l.example"));
+        assert_eq!(one.kind, gridwire_broker::AccountKind::AzureKey("a2V5".to_owned()));
+        assert!(matches!(&two.kind, gridwire_broker::AccountKind::S3 { secret, .. } if secret == "secret"));
+        assert!(!format!("{settings:?}").contains("a2V5"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_storage_account_is_said() {
+        let table = |lines: &str| format!("[dead_letter.accounts.letters1]\n{lines}");
+        let check = |lines: &str, key: &str, place: &str, allowed: &str| {
+            let key = format!("dead_letter.accounts.letters1.{key}");
+            check(&table(lines), &[], &[(key.as_str(), place, allowed)]);
+        };
+        let url = "url = \"https://l.example\"";
+        check("key = \"x\"", "url", "g.toml:2", "https://letters1");
+        check("url = \"https://l.example?sig=x\"\nkey = \"x\"", "url", "g.toml:2", "https://letters1");
+        check(url, "key", "g.toml:2", "key_file");
+        check(&format!("{url}\nkey_file = \"/none/such\""), "key_file", "g.toml:3", "cannot be read");
+        check(&format!("{url}\nkey = \"no base64\""), "key", "g.toml:3", "an access key");
+        check(&format!("{url}\nkey = \"x\"\nkind = \"s3\""), "key", "g.toml:3", "SECRET");
+        check(&format!("{url}\nkey = \"x\"\nkind = \"gcs\""), "kind", "g.toml:4", "azure or s3");
+        check(&format!("{url}\nkey = \"a2V5\"\nkeyfile = \"x\""), "keyfile", "g.toml:4", "did you mean");
     }
 
     #[test]

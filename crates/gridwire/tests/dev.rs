@@ -8,3 +8,5 @@ mod clock;
 mod faults;
 #[path = "dev/ladders.rs"]
 mod ladders;
+#[path = "dev/letters.rs"]
+mod letters;

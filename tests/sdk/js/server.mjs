@@ -31,7 +31,8 @@ export class Server {
     rmSync(this.#root, { recursive: true, force: true });
   };
 
-  async start() {
+  /** With `more` options of `serve`. */
+  async start(more = []) {
     const program = process.env.GRIDWIRE_BIN;
     assert.ok(program, "GRIDWIRE_BIN must name the gridwire program; `cargo xtask test` sets it");
     process.once("exit", this.#onExit);
@@ -43,7 +44,7 @@ export class Server {
     // The program reads every variable of its own name, and knows no GRIDWIRE_BIN.
     const foreign = Object.entries(process.env).filter(([name]) => !name.startsWith("GRIDWIRE_"));
     const settings = { env: Object.fromEntries(foreign), stdio: ["ignore", log, log] };
-    this.#process = spawn(program, ["serve", "--dev", ...options], settings);
+    this.#process = spawn(program, ["serve", "--dev", ...options, ...more], settings);
     closeSync(log);
     const failed = once(this.#process, "error").then(([error]) => Promise.reject(error));
     const addresses = await Promise.race([this.#addresses(dataDir), failed]);
@@ -100,6 +101,34 @@ export class Server {
     const text = await response.text();
     assert.ok(response.ok, `${method} ${path}: ${response.status} ${text}`);
     return text === "" ? undefined : JSON.parse(text);
+  }
+
+  /** A request for the dead letters of the event subscription at `path`. */
+  async deadLetters(method, path, rest, body) {
+    const id = `/subscriptions/${SUBSCRIPTION}/resourceGroups/${GROUP}/providers/Microsoft.EventGrid/${path}`;
+    return this.#gridwire(method, `subscriptions/${encodeURIComponent(id)}/dead-letters${rest}`, body);
+  }
+
+  /** A job on dead letters, once it has ended. */
+  async job(id) {
+    const end = Date.now() + START_MS_MAX;
+    for (;;) {
+      const job = await this.#gridwire("GET", `dead-letter-jobs/${id}`);
+      if (job.state !== "running") return job;
+      assert.ok(Date.now() < end, `the job did not end: ${JSON.stringify(job)}`);
+      await delay(50);
+    }
+  }
+
+  async #gridwire(method, path, body) {
+    const response = await fetch(`${this.http}/gridwire/v1/${path}`, {
+      method,
+      headers: { authorization: `Bearer ${this.token}`, "content-type": "application/json" },
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+    const text = await response.text();
+    assert.ok(response.ok, `${method} ${path}: ${response.status} ${text}`);
+    return JSON.parse(text);
   }
 
   /** The endpoint that the management API gave, on the listener wanted. */

@@ -6,6 +6,7 @@ import { setTimeout as delay } from "node:timers/promises";
 
 export class Webhook {
   #requests = [];
+  #refusing = new Set();
   #server = createServer(async (request, response) => {
     const chunks = [];
     for await (const chunk of request) chunks.push(chunk);
@@ -14,7 +15,7 @@ export class Webhook {
     const path = request.url.split("?")[0];
     const kind = headers["aeg-event-type"];
     this.#requests.push({ method, path, headers, kind, json: body === "" ? undefined : JSON.parse(body) });
-    if (path.startsWith("/refuse")) return response.writeHead(400).end();
+    if (path.startsWith("/refuse") || this.#refusing.has(path)) return response.writeHead(400).end();
     if (method === "OPTIONS") return response.writeHead(200, { "WebHook-Allowed-Origin": "*" }).end();
     if (kind !== "SubscriptionValidation") return response.writeHead(200).end();
     const { validationCode } = JSON.parse(body)[0].data;
@@ -30,6 +31,15 @@ export class Webhook {
 
   url(path) {
     return `http://127.0.0.1:${this.#server.address().port}${path}`;
+  }
+
+  /** From now on, what comes to a path is answered 400. */
+  refuse(path) {
+    this.#refusing.add(path);
+  }
+
+  accept(path) {
+    this.#refusing.delete(path);
   }
 
   handshakes(path) {

@@ -77,8 +77,9 @@ pub(super) fn check_lock_files(tree: &Tree, findings: &mut Vec<Finding>) -> anyh
 
 fn check_lock_file(file: &str, text: &str, findings: &mut Vec<Finding>) {
     for (index, line) in text.lines().enumerate() {
-        // Where a project asks for money is not where it is fetched from.
-        if SOURCES.iter().any(|source| line.contains(source)) && !line.contains("\"url\":") {
+        // Where a project asks for money or has its licence is not where it is fetched from.
+        let elsewhere = ["\"url\":", "\"license\":"].iter().any(|name| line.contains(name));
+        if SOURCES.iter().any(|source| line.contains(source)) && !elsewhere {
             let message = "names where packages come from; keep names, versions and digests only";
             findings.push(Finding::new(file, index + 1, "lock-file", message));
         }
@@ -131,7 +132,7 @@ mod tests {
     #[test]
     fn a_lock_file_names_no_registry() {
         let mut findings = Vec::new();
-        let text = "{\n\"integrity\": \"sha512-x\",\n\"resolved\": \"https://example.org/a.tgz\"\n}";
+        let text = "{\n\"integrity\": \"sha512-x\",\n\"resolved\": \"https://example.org/a.tgz\",\n\"license\": \"https://example.org/licence.txt\"\n}";
         check_lock_file("package-lock.json", text, &mut findings);
         assert_eq!(findings.iter().map(|finding| finding.line).collect::<Vec<_>>(), [3]);
     }

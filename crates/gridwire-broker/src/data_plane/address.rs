@@ -14,6 +14,8 @@ use http::header::HOST;
 use http::request::Parts;
 use percent_encoding::percent_decode_str;
 
+use super::dead_letters;
+
 /// A resource as a request names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Named {
@@ -51,6 +53,7 @@ pub(super) enum Target {
     Inspect {
         subscription: String,
     },
+    DeadLetters(dead_letters::Operation),
 }
 
 fn not_found(parts: &Parts) -> ApiError {
@@ -100,6 +103,10 @@ pub(super) fn parse(parts: &Parts, base_domain: Option<&str>) -> Result<Target, 
                 && !id.is_empty() =>
         {
             Ok(Target::Inspect { subscription: id.join("/") })
+        }
+        [gridwire, v1, rest @ ..] if is(gridwire, "gridwire") && is(v1, "v1") => {
+            let operation = dead_letters::Operation::parse(rest).ok_or_else(|| not_found(parts))?;
+            Ok(Target::DeadLetters(operation))
         }
         [subscription, group, namespaces, name, rest @ ..] if is(namespaces, "namespaces") => {
             let place = Named::Place(Place::new(subscription, group, name));
@@ -312,6 +319,18 @@ mod tests {
             Target::Topic(Named::Name(_)) => ("publishToTopicOfHost", true),
             Target::Domain(_) => ("publishToDomain", true),
             Target::Inspect { .. } => ("latestDeliveries", true),
+            Target::DeadLetters(operation) => {
+                let name = match operation {
+                    dead_letters::Operation::List { .. } => "listDeadLetters",
+                    dead_letters::Operation::Show { .. } => "showDeadLetter",
+                    dead_letters::Operation::Redrive { .. } => "redriveDeadLetters",
+                    dead_letters::Operation::Purge { .. } => "purgeDeadLetters",
+                    dead_letters::Operation::Jobs => "listDeadLetterJobs",
+                    dead_letters::Operation::Job { .. } => "showDeadLetterJob",
+                    dead_letters::Operation::Cancel { .. } => "cancelDeadLetterJob",
+                };
+                (name, true)
+            }
             Target::Namespace { place, operation, .. } => {
                 let name = match operation {
                     Operation::Publish => "publish",
@@ -348,7 +367,8 @@ mod tests {
             assert!(by_path, "{path} names its resource, or its host does");
             let suffix = if path.starts_with("/topics/") { "OfHost" } else { "" };
             assert_eq!(id, format!("{name}{suffix}"), "{path}");
-            assert_eq!(*method, if name == "latestDeliveries" { "get" } else { "post" }, "{path}");
+            let reads = ["latest", "list", "show"].iter().any(|verb| name.starts_with(verb));
+            assert_eq!(*method, if reads { "get" } else { "post" }, "{path}");
             documented.insert((name, by_host));
         }
         let mut expected: Vec<_> = ["publish", "receive", "acknowledge", "release", "reject", "renewLock"]
@@ -360,6 +380,13 @@ mod tests {
             ("publishToDomain", false),
             ("publishToTopicOfHost", true),
             ("latestDeliveries", false),
+            ("listDeadLetters", false),
+            ("showDeadLetter", false),
+            ("redriveDeadLetters", false),
+            ("purgeDeadLetters", false),
+            ("listDeadLetterJobs", false),
+            ("showDeadLetterJob", false),
+            ("cancelDeadLetterJob", false),
         ]);
         assert_eq!(documented, expected.into_iter().collect());
     }

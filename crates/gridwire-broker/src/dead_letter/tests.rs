@@ -4,13 +4,12 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use gridwire_core::ids::{Offset, SubscriptionNumber};
 use gridwire_core::routing::DeadLetterDestination;
 use gridwire_outside::memory::{Call, MemoryDisk};
 use gridwire_outside::system::SystemDisk;
 use gridwire_outside::{Disk, OpenMode};
 
-use super::{DeadLetters, dead_letter_guid};
+use super::DeadLetters;
 
 const PATH: &str = "BILLING/2026/11/22/21/guid.json";
 const WHOLE: &str = "/data/deadletter/store/failed/BILLING/2026/11/22/21/guid.json";
@@ -151,16 +150,4 @@ async fn a_path_cannot_leave_its_container() {
         assert_eq!(error.expect_err("refused").kind(), io::ErrorKind::InvalidInput, "{account} {container}");
     }
     assert_eq!(disk.list(Path::new("/data")).expect("it is listed"), Vec::<String>::new());
-}
-
-#[test]
-fn a_guid_is_the_same_for_the_same_event_and_no_other() {
-    let guid = |subscription, offset| dead_letter_guid(SubscriptionNumber(subscription), Offset(offset));
-    let one = guid(1, 2);
-    assert_eq!(one, guid(1, 2));
-    assert_eq!(one.len(), 36);
-    assert_eq!((&one[14..15], "89ab".contains(&one[19..20])), ("8", true), "{one}");
-    for other in [guid(2, 2), guid(1, 3), guid(2, 1), guid(0, 0)] {
-        assert_ne!(one, other);
-    }
 }

@@ -272,7 +272,7 @@ pub(super) const PER_QUEUE: [PerQueue; 8] = [
     ),
 ];
 
-pub(super) const GLOBAL: [Global; 2] = [
+pub(super) const GLOBAL: [Global; 5] = [
     (
         counter("gridwire_auth_refused_total", "", "Data plane requests answered 401.", "PublishFailCount"),
         |metrics| &metrics.unauthorized,
@@ -285,6 +285,22 @@ pub(super) const GLOBAL: [Global; 2] = [
             "FailedDeadLetteredEvents",
         ),
         |metrics| &metrics.letters_given_up,
+    ),
+    (
+        counter(
+            "gridwire_dead_letters_redriven_total",
+            "",
+            "Dead letters whose events were put back into their subscription's queue.",
+            "",
+        ),
+        |metrics| &metrics.dead_letters_redriven,
+    ),
+    (counter("gridwire_dead_letters_purged_total", "", "Dead letters removed.", ""), |metrics| {
+        &metrics.dead_letters_purged
+    }),
+    (
+        gauge("gridwire_dead_letter_jobs_running", "Redrives and purges of dead letters under way."),
+        |metrics| &metrics.dead_letter_jobs,
     ),
 ];
 

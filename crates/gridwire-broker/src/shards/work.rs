@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use gridwire_core::dead_letter::LetterGuid;
 use gridwire_core::event::{DeliverySchema, Event};
 use gridwire_core::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
 use gridwire_core::planted::planted;
@@ -21,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::driver::Attempting;
-use crate::dead_letter::{DeadLetters, dead_letter_guid};
+use crate::dead_letter::DeadLetters;
 use crate::deliveries::{Deliveries, Delivery};
 use crate::metrics::Metrics;
 use crate::push::{Attempt, AttemptKey, Dispatcher, Finished};
@@ -224,7 +225,7 @@ impl Outside {
         let mut content = Vec::new();
         let schema = route.webhook.as_ref().map_or(DeliverySchema::CloudEvent, |webhook| webhook.schema);
         render::dead_letter(&event, &info, route.topic_kind, schema, context, &mut content);
-        let guid = dead_letter_guid(subscription, offset);
+        let guid = LetterGuid::of(subscription, offset).to_string();
         let place = render::DeadLetterPlace {
             kind: route.topic_kind,
             namespace: &route.namespace_name,

@@ -129,6 +129,9 @@ impl Spec for EventSubscriptionSpec {
 
     fn shown(&self, surroundings: Surroundings<'_>) -> Map<String, Value> {
         let mut properties = self.write(false);
+        if let Some(dead_letter) = &self.dead_letter {
+            dead_letter.locate(surroundings.public, &mut properties);
+        }
         if let Some(topic) = surroundings.address.parent() {
             properties.insert("topic".into(), topic.id(Form::Nested).into());
         }

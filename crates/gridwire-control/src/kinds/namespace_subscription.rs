@@ -145,7 +145,16 @@ impl Spec for NamespaceSubscriptionSpec {
     fn shown(&self, surroundings: Surroundings<'_>) -> Map<String, Value> {
         let topic = surroundings.parent.and_then(Facts::topic);
         let retention = topic.map(|topic| format!("P{}D", topic.retention.as_secs() / SECONDS_PER_DAY));
-        self.write(false, self.time_to_live.as_deref().or(retention.as_deref()))
+        let mut properties = self.write(false, self.time_to_live.as_deref().or(retention.as_deref()));
+        let member = match self.facts.mode {
+            DeliveryMode::Pull { .. } => "queue",
+            DeliveryMode::Push { .. } => "push",
+        };
+        let queue = properties.get_mut("deliveryConfiguration").and_then(|delivery| delivery.get_mut(member));
+        if let (Some(dead_letter), Some(Value::Object(queue))) = (&self.dead_letter, queue) {
+            dead_letter.locate(surroundings.public, queue);
+        }
+        properties
     }
 
     fn facts(&self) -> Facts<'_> {

@@ -170,6 +170,13 @@ async fn an_endpoint_is_asked_when_it_is_new_and_its_secrets_are_not_shown() {
     );
 }
 
+/// A dead-letter destination as it is shown: with the place of its letters.
+fn located(destination: &Value, location: &str) -> Value {
+    let mut destination = destination.clone();
+    destination["properties"]["lettersAt"] = location.into();
+    destination
+}
+
 #[tokio::test]
 async fn a_destination_with_an_identity_and_one_without_take_each_others_place() {
     let grid = Grid::new().await;
@@ -177,6 +184,7 @@ async fn a_destination_with_an_identity_and_one_without_take_each_others_place()
     let path = "~/topics/orders/eventSubscriptions/audit";
     let dead = json!({"endpointType": "StorageBlob",
         "properties": {"resourceId": STORAGE, "blobContainerName": "letters"}});
+    let shown = located(&dead, "deadletter/dead01/letters in the data directory");
     let identity = json!({"type": "SystemAssigned"});
     let destination = webhook("https://a.example/in")["properties"]["destination"].clone();
     let body = json!({"properties": {
@@ -185,7 +193,7 @@ async fn a_destination_with_an_identity_and_one_without_take_each_others_place()
     let created = grid.call("PUT", path, body).await.expect(201);
     let properties = &created.body["properties"];
     assert_eq!(properties["deliveryWithResourceIdentity"]["identity"], identity);
-    assert_eq!(properties["deadLetterWithResourceIdentity"]["deadLetterDestination"], dead);
+    assert_eq!(properties["deadLetterWithResourceIdentity"]["deadLetterDestination"], shown);
     assert_eq!(properties["destination"], Value::Null);
     let stored = grid.restarted().await.get(path).await.expect(200);
     assert_eq!(stored.body, created.body);
@@ -197,7 +205,7 @@ async fn a_destination_with_an_identity_and_one_without_take_each_others_place()
     let created = grid.call("PUT", path, bare).await.expect(201);
     let properties = &created.body["properties"];
     assert_eq!(properties["deliveryWithResourceIdentity"].get("identity"), None);
-    assert_eq!(properties["deadLetterWithResourceIdentity"], json!({"deadLetterDestination": dead}));
+    assert_eq!(properties["deadLetterWithResourceIdentity"], json!({"deadLetterDestination": shown}));
     let stored = grid.restarted().await.get(path).await.expect(200);
     assert_eq!(stored.body, created.body);
 
@@ -206,7 +214,7 @@ async fn a_destination_with_an_identity_and_one_without_take_each_others_place()
     let properties = &patched.body["properties"];
     assert_eq!(properties["deliveryWithResourceIdentity"], Value::Null);
     assert_eq!(properties["deadLetterWithResourceIdentity"], Value::Null);
-    assert_eq!(properties["deadLetterDestination"], dead);
+    assert_eq!(properties["deadLetterDestination"], shown);
     assert_eq!(grid.port.handshakes().len(), 1, "the endpoint is the same");
 }
 
@@ -276,7 +284,9 @@ async fn a_namespace_topic_pushes_in_cloud_events() {
     let created = grid.call("PUT", path, body).await.expect(201);
     let push = &created.body["properties"]["deliveryConfiguration"]["push"];
     assert_eq!(push["destination"]["properties"]["endpointBaseUrl"], "https://a.example/in");
-    assert_eq!(push["deadLetterDestinationWithResourceIdentity"], dead);
+    let shown = located(&dead["deadLetterDestination"], "deadletter/dead01/letters in the data directory");
+    assert_eq!(push["deadLetterDestinationWithResourceIdentity"]["deadLetterDestination"], shown);
+    assert_eq!(push["deadLetterDestinationWithResourceIdentity"]["identity"], dead["identity"]);
     assert!(!created.body.to_string().contains("SECRET"));
     let change = json!({"properties": {"deliveryConfiguration": {"push": {"maxDeliveryCount": 2}}}});
     let patched = grid.call("PATCH", path, change).await.expect(200);

@@ -1,6 +1,7 @@
 //! Dead letters: an event that was given up, with the reason, and where it is put (`push-delivery` contract,
 //! section 9).
 
+use crate::dead_letter::Hour;
 use crate::event::{DeliverySchema, Event};
 use crate::render::object::Object;
 use crate::render::{DeliveryContext, envelope, possible};
@@ -35,7 +36,7 @@ impl DeadLetterInfo<'_> {
 
 /// `deadLetterReason` of a custom topic's dead letter. The status of an undeliverable one goes by the name
 /// that .NET gives it.
-fn reason_name(reason: DeadLetterReason, status: Option<u16>) -> String {
+pub(crate) fn reason_name(reason: DeadLetterReason, status: Option<u16>) -> String {
     let name = match reason {
         DeadLetterReason::MaxDeliveryAttempts => "MaxDeliveryAttemptsExceeded",
         DeadLetterReason::TimeToLive => "TimeToLiveExceeded",
@@ -55,7 +56,7 @@ fn reason_name(reason: DeadLetterReason, status: Option<u16>) -> String {
 }
 
 /// `deadletterreason` of a namespace's dead letter.
-fn reason_sentence(reason: DeadLetterReason) -> &'static str {
+pub(crate) fn reason_sentence(reason: DeadLetterReason) -> &'static str {
     match reason {
         DeadLetterReason::MaxDeliveryAttempts => "Maximum delivery attempts was exceeded.",
         DeadLetterReason::TimeToLive => "Time to live was exceeded.",
@@ -65,16 +66,16 @@ fn reason_sentence(reason: DeadLetterReason) -> &'static str {
 }
 
 /// The names under which a custom topic's dead letter tells its story: Event Grid's and `CloudEvents`'.
-struct Names {
-    reason: &'static str,
-    attempts: &'static str,
-    outcome: &'static str,
-    status: &'static str,
-    published: &'static str,
-    last_attempt: &'static str,
+pub(crate) struct Names {
+    pub(crate) reason: &'static str,
+    pub(crate) attempts: &'static str,
+    pub(crate) outcome: &'static str,
+    pub(crate) status: &'static str,
+    pub(crate) published: &'static str,
+    pub(crate) last_attempt: &'static str,
 }
 
-const EVENT_GRID: Names = Names {
+pub(crate) const EVENT_GRID: Names = Names {
     reason: "deadLetterReason",
     attempts: "deliveryAttempts",
     outcome: "lastDeliveryOutcome",
@@ -83,7 +84,7 @@ const EVENT_GRID: Names = Names {
     last_attempt: "lastDeliveryAttemptTime",
 };
 
-const CLOUD_EVENT: Names = Names {
+pub(crate) const CLOUD_EVENT: Names = Names {
     reason: "deadletterreason",
     attempts: "deliveryattempts",
     outcome: "lastdeliveryoutcome",
@@ -93,7 +94,7 @@ const CLOUD_EVENT: Names = Names {
 };
 
 impl Names {
-    fn all(&self) -> [&'static str; 6] {
+    pub(crate) fn all(&self) -> [&'static str; 6] {
         [self.reason, self.attempts, self.outcome, self.status, self.published, self.last_attempt]
     }
 }
@@ -181,19 +182,15 @@ pub struct DeadLetterPlace<'a> {
     pub subscription: &'a str,
 }
 
-/// The blob's name in its container. `when` is the time of dead-lettering, by the hour in UTC without padding.
+/// The blob's name in its container. `when` is the time of publishing, by the hour in UTC without padding.
 pub fn dead_letter_path(place: &DeadLetterPlace<'_>, when: Timestamp, guid: &str) -> String {
-    // Past the year 9999 there is no calendar; such letters share one hour.
-    let hour = when.to_civil().map_or_else(
-        || "9999/12/31/23".to_owned(),
-        |civil| format!("{}/{}/{}/{}", civil.year(), civil.month(), civil.day(), civil.hour()),
-    );
+    format!("{}/{}/{guid}.json", dead_letter_prefix(place), Hour::of(when).path())
+}
+
+/// Where in its container all letters of a subscription are.
+pub fn dead_letter_prefix(place: &DeadLetterPlace<'_>) -> String {
     match place.kind {
-        TopicKind::Custom | TopicKind::Domain => {
-            format!("{}/{hour}/{guid}.json", place.subscription.to_uppercase())
-        }
-        TopicKind::Namespace => {
-            format!("{}/{}/{}/{hour}/{guid}.json", place.namespace, place.topic, place.subscription)
-        }
+        TopicKind::Custom | TopicKind::Domain => place.subscription.to_uppercase(),
+        TopicKind::Namespace => format!("{}/{}/{}", place.namespace, place.topic, place.subscription),
     }
 }

@@ -70,6 +70,8 @@ pub(super) struct Queue {
     policy: QueuePolicy,
     /// Nothing is given up for its age before ([`super::Shard::hold_expiry`]).
     expiry_from: Timestamp,
+    /// Between giving an event up and writing its dead letter.
+    dead_letter_delay: Duration,
     pub(super) state: QueueState,
     /// Offsets never delivered yet, ascending.
     ready: VecDeque<Position>,
@@ -89,12 +91,18 @@ pub(super) struct Queue {
 
 impl Queue {
     /// `state` is fresh or recovered; `tail` is the end of the topic as the shard knows it.
-    pub(super) fn new(input: SubscribeInput, state: QueueState, tail: u64, expiry_from: Timestamp) -> Self {
+    pub(super) fn new(
+        input: SubscribeInput,
+        state: QueueState,
+        tail: u64,
+        expiry_from: Timestamp,
+        dead_letter_delay: Duration,
+    ) -> Self {
         let cursor = if state.floor >= tail { Cursor::Tail } else { Cursor::Behind(state.floor) };
         let mut letters = Letters::default();
         for trouble in state.trouble.values() {
             if let Some((since, _)) = trouble.condemned {
-                letters.push(since, trouble.held.offset.0, 0);
+                letters.push(since + dead_letter_delay, trouble.held.offset.0, 0);
             }
         }
         Self {
@@ -104,6 +112,7 @@ impl Queue {
             slot: input.slot,
             policy: input.policy,
             expiry_from,
+            dead_letter_delay,
             state,
             ready: VecDeque::new(),
             cursor,
@@ -721,7 +730,7 @@ impl Queue {
                 _ => now,
             };
             self.record(Decision::Condemned { subscription, held, since, reason, last }, out);
-            self.letters.push(now, held.offset.0, 0);
+            self.letters.push(now + self.dead_letter_delay, held.offset.0, 0);
         } else {
             let how = Settlement::Dropped(reason);
             let floor = Offset(floor);

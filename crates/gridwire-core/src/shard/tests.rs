@@ -40,6 +40,7 @@ struct Driver {
     existed: bool,
     /// What a restart says of expiry.
     expiry_from: Timestamp,
+    dead_letter_delay: Duration,
 }
 
 fn pull() -> QueuePolicy {
@@ -94,6 +95,7 @@ impl Driver {
             lost: Vec::new(),
             existed: false,
             expiry_from: Timestamp::ZERO,
+            dead_letter_delay: Duration::ZERO,
         };
         driver.subscribe();
         driver
@@ -240,6 +242,7 @@ impl Driver {
             shard.recover_decision(&Decision::decode(&mut input).expect("what we wrote"));
         }
         shard.hold_expiry(self.expiry_from);
+        shard.delay_dead_letters(self.dead_letter_delay);
         self.shard = shard;
         self.effects.clear();
         self.subscribe();
@@ -392,6 +395,26 @@ fn a_rejected_event_is_never_received_again_and_its_dead_letter_survives_a_resta
     driver.effects.clear();
     driver.advance_to(at(10));
     assert!(matches!(driver.effects[..], [Effect::DeadLetter { .. }]), "tried again after 10 s");
+}
+
+#[test]
+fn a_dead_letter_waits_for_its_delay_also_over_a_restart() {
+    let mut driver = Driver::new(QueuePolicy { dead_letter: Some(TWO_DAYS), ..pull() });
+    driver.dead_letter_delay = seconds(300);
+    driver.restart();
+    driver.publish(1);
+    let tokens = driver.receive(1);
+    assert_eq!(driver.settle(SettleVerb::Reject, &tokens), [Ok(())]);
+    driver.effects.clear();
+    driver.advance_to(at(200));
+    driver.restart();
+    driver.advance_to(at(299));
+    assert_eq!(driver.effects, []);
+    assert_eq!(driver.floor(), 0, "the event stays until its letter is written");
+    driver.advance_to(at(300));
+    assert!(matches!(driver.effects[..], [Effect::DeadLetter { reason: DeadLetterReason::Rejected, .. }]));
+    driver.input(Input::DeadLetterWritten { subscription: ONE, offset: Offset(0) });
+    assert_eq!(driver.totals().dead_lettered, 1);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::cli::{ConfigCommand, ServeArgs};
 use crate::output::Output;
-use crate::settings::{self, KEYS, Key, Layers, Settings, Sources};
+use crate::settings::{self, ACCOUNT_KEYS, KEYS, Key, Layers, Settings, Sources};
 use crate::target::TargetArgs;
 
 pub(crate) fn run(command: &ConfigCommand, target: &TargetArgs, output: Output) -> anyhow::Result<()> {
@@ -23,12 +23,14 @@ pub(crate) fn run(command: &ConfigCommand, target: &TargetArgs, output: Output) 
                 let (value, place) = layers.in_force(key);
                 vec![key.name.to_owned(), value, place]
             };
-            output.table(&["key", "value", "from"], &KEYS.iter().map(row).collect::<Vec<_>>())?;
+            let mut rows: Vec<_> = KEYS.iter().map(row).collect();
+            rows.extend(layers.accounts_in_force().into_iter().map(Vec::from));
+            output.table(&["key", "value", "from"], &rows)?;
             layers.settle()?;
         }
         ConfigCommand::Schema if output.is_json() => output.json(&json!({ "keys": settings::schema() }))?,
         ConfigCommand::Schema => {
-            for key in KEYS {
+            for key in KEYS.iter().chain(ACCOUNT_KEYS) {
                 output.line(output.bold(key.name))?;
                 output.line(format_args!("  {}", key.about))?;
                 output.line(format_args!("  allowed:  {}", key.allowed))?;

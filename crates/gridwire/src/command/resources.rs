@@ -150,8 +150,8 @@ pub(crate) struct CreateArgs {
     /// Minutes until an undelivered event is given up
     #[arg(long, value_name = "MINUTES")]
     time_to_live: Option<u32>,
-    /// Keep events that were given up: a storage account's name or resource id; they are found in
-    /// deadletter/ACCOUNT/CONTAINER of the data directory
+    /// Keep events that were given up: a storage account's name or resource id. One that `serve` is not
+    /// configured for is the directory deadletter/ACCOUNT/CONTAINER of its data directory
     #[arg(long, value_name = "ACCOUNT", requires = "dead_letter_container")]
     dead_letter_account: Option<String>,
     /// Container for events that were given up

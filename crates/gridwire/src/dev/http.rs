@@ -157,10 +157,9 @@ fn waiting_event(waiting: &Waiting, id: &str) -> Value {
         Why::Retry { status: None } => ("retry", "the endpoint did not answer".to_owned()),
         Why::Released => ("released", "a receiver gave it back, or its lock ran out".to_owned()),
         Why::Locked => ("locked", "a receiver holds it".to_owned()),
-        Why::DeadLetter { reason } => (
-            "deadLetter",
-            format!("the dead letter could not be written yet: {}", format_args!("{reason:?}")),
-        ),
+        Why::DeadLetter { reason } => {
+            ("deadLetter", format!("the dead letter is not written yet: {}", format_args!("{reason:?}")))
+        }
     };
     serde_json::json!({
         "eventId": id,

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::Identity;
 use crate::limits::RESOURCE_ID_BYTES_MAX;
 use crate::members::{Members, invalid};
+use crate::options::PublicAddresses;
 
 /// A dead-letter destination as it was configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +93,25 @@ fn is_container_name(name: &str) -> bool {
 }
 
 impl DeadLetter {
+    /// Tells in its owner, where [`DeadLetter::put`] has put it, where its letters are. Not a property of the
+    /// service's; clients ignore it, and it is ignored when they send it back.
+    pub(crate) fn locate(&self, public: &PublicAddresses, owner: &mut Map<String, Value>) {
+        let DeadLetterDestination { account, container } = &self.destination;
+        let location = match public.letter_accounts.get(account) {
+            Some(url) => format!("{url}/{container}"),
+            None => format!("deadletter/{account}/{container} in the data directory"),
+        };
+        let destination = match &self.wrapper {
+            None => owner.get_mut("deadLetterDestination"),
+            Some((name, _)) => {
+                owner.get_mut(*name).and_then(|wrapper| wrapper.get_mut("deadLetterDestination"))
+            }
+        };
+        if let Some(destination) = destination {
+            destination["properties"]["lettersAt"] = location.into();
+        }
+    }
+
     /// Puts it into its owner, as it was configured.
     pub(crate) fn put(&self, owner: &mut Map<String, Value>) {
         let destination = json!({
@@ -123,6 +143,28 @@ mod tests {
         }
         assert_eq!(account_of("dead01"), None);
         assert_eq!(account_of("/subscriptions/s/dead01"), None);
+    }
+
+    #[test]
+    fn letters_for_a_configured_account_are_there_and_others_in_a_directory() {
+        let of = |account: &str| DeadLetter {
+            wrapper: None,
+            resource_id: String::new(),
+            destination: DeadLetterDestination {
+                account: account.to_owned(),
+                container: "failed".to_owned(),
+            },
+        };
+        let mut public = PublicAddresses::default();
+        public.letter_accounts.insert("dead01".to_owned(), "https://dead01.example".to_owned());
+        let location = |account: &str| {
+            let mut owner = Map::new();
+            of(account).put(&mut owner);
+            of(account).locate(&public, &mut owner);
+            owner["deadLetterDestination"]["properties"]["lettersAt"].clone()
+        };
+        assert_eq!(location("dead01"), "https://dead01.example/failed");
+        assert_eq!(location("dead02"), "deadletter/dead02/failed in the data directory");
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub enum Why {
     Released,
     /// A receiver holds it.
     Locked,
-    /// It is given up, and its dead letter could not be written yet.
+    /// It is given up, and its dead letter is not written yet: it waits for its delay, or could not be.
     DeadLetter { reason: DeadLetterReason },
 }
 
@@ -169,7 +169,7 @@ mod tests {
                 start: Offset(0),
                 existed: false,
             };
-            let queue = Queue::new(input, QueueState::default(), 0, Timestamp::ZERO);
+            let queue = Queue::new(input, QueueState::default(), 0, Timestamp::ZERO, Duration::ZERO);
             Self { queue, out: Output::default(), now: START, tail: 0 }
         }
 

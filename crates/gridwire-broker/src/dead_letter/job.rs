@@ -1,0 +1,429 @@
+//! Doing a job: letter by letter, over restarts, each once.
+//!
+//! The life of one letter in a redrive: it is read, and its event is appended to the log in a frame that carries
+//! the letter's key. When that frame is durable the letter gets its mark, by a new name, and when the mark is
+//! durable the job moves on. The record is written from time to time, and always behind the marks: letters up to
+//! its cursor are marked, and what was put back after that is in frames from its checkpoint on.
+//!
+//! After a crash the job reads those frames first. A letter that has one was put back: it gets the mark it may
+//! lack, and no second frame. One that has none was not. So each is put back once, wherever the job was cut off.
+//! The log keeps the frames from the checkpoint on for as long as the job runs ([`super::Jobs::hold`]).
+//!
+//! A letter with a mark beside it was redriven before, and then written once more, by a crash between writing
+//! it and recording that: it is removed.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use gridwire_core::dead_letter::{self, LetterKey};
+use gridwire_core::frame::FrameDraft;
+use gridwire_core::routing::{RoutingTable, SubscriptionRoute, TopicRoute};
+use gridwire_store::{AppendError, Log, ReadError};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::jobs::Job;
+use super::record::{JobState, Kind, Record};
+use super::shelf::{LetterState, Shelf};
+use crate::broker::Broker;
+
+/// Keys looked up at once.
+const PAGE: usize = 4096;
+/// Letters in one batch at most: what is in memory, and what is marked with one flush.
+const BATCH_MAX: usize = 256;
+/// Bytes of letters read at once.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Batches in a second, while the rate is what bounds them.
+const BATCHES_PER_SECOND: u32 = 20;
+/// How much of a delay is made up for afterwards. More would let a stall end in a burst.
+const CATCH_UP_MAX: Duration = Duration::from_secs(1);
+/// The record is at most this far behind: letters, and time. It is what a start has to look through.
+const UNRECORDED_MAX: u64 = 1024;
+const RECORD_PERIOD: Duration = Duration::from_secs(1);
+/// Pauses after something failed; the last repeats.
+const PAUSES: [Duration; 4] =
+    [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
+/// Frames read at once while a job is taken up again.
+const READ_BYTES: usize = 1 << 20;
+
+/// Why a job does not get on right now. It is tried again.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error("failed to read or change dead letters: {0}")]
+    Letters(#[from] io::Error),
+    #[error("failed to append to the log: {0}")]
+    Append(AppendError),
+    #[error("failed to read the log: {0}")]
+    Read(#[from] ReadError),
+}
+
+/// What a step came to.
+enum Step {
+    More,
+    End,
+    /// The subscription is no longer there.
+    Gone,
+}
+
+/// A subscription and its topic in one table.
+struct Routes {
+    table: Arc<RoutingTable>,
+    topic: Arc<TopicRoute>,
+    route: Arc<SubscriptionRoute>,
+}
+
+/// A job under way.
+struct Run {
+    broker: Arc<Broker>,
+    job: Arc<Job>,
+    record: Record,
+    shelf: Shelf,
+    stop: CancellationToken,
+    /// As they were last looked for, which takes a look at every subscription.
+    routes: Option<Routes>,
+    /// Looked up, not done.
+    keys: std::collections::VecDeque<LetterKey>,
+    /// Put back and not marked yet.
+    unmarked: Vec<LetterKey>,
+    /// What was put back before the job was cut off is not known yet.
+    cut_off: bool,
+    /// When the next batch may start, in monotonic time.
+    due: Duration,
+    unrecorded: u64,
+    recorded_at: Duration,
+}
+
+/// Does `job` from where its record says, until it ends or the broker stops.
+pub(crate) async fn run(broker: Arc<Broker>, job: Arc<Job>, stop: CancellationToken) {
+    let record = job.record();
+    let letters = &broker.outside().dead_letters;
+    let Some(container) = letters.container(&record.destination) else {
+        // Only the configuration of its account can have made this so; the next start may mend it.
+        let problem = "the place of the letters cannot be used; see the configuration of its account";
+        tracing::error!(job = record.id, account = record.destination.account, problem);
+        *job.trouble.lock().expect("no panic while it is held") = Some(problem.to_owned());
+        return;
+    };
+    let shelf = Shelf::new(container, record.prefix.clone(), record.subscription);
+    let now = broker.outside().clock.monotonic();
+    let mut run = Run {
+        broker,
+        job,
+        record,
+        shelf,
+        stop,
+        routes: None,
+        keys: std::collections::VecDeque::new(),
+        unmarked: Vec::new(),
+        cut_off: true,
+        due: now,
+        unrecorded: 0,
+        recorded_at: now,
+    };
+    let mut failures = 0;
+    loop {
+        let stopping = run.stop.is_cancelled();
+        let cancelled = run.job.cancel.is_cancelled();
+        let step = if stopping || (cancelled && !run.cut_off) { run.mark().await } else { run.step().await };
+        let ended = match step {
+            Ok(_) if stopping => None,
+            Ok(Step::Gone) => Some(JobState::Failed),
+            Ok(Step::End) => Some(JobState::Done),
+            Ok(Step::More) if cancelled && !run.cut_off => Some(JobState::Cancelled),
+            Ok(Step::More) => {
+                failures = 0;
+                run.trouble(None);
+                continue;
+            }
+            Err(_) if stopping => return, // The next start finds out.
+            Err(trouble) => {
+                tracing::warn!(job = run.record.id, %trouble, "a job on dead letters does not get on; it will be tried again");
+                run.trouble(Some(trouble.to_string()));
+                run.pause(PAUSES[failures.min(PAUSES.len() - 1)]).await;
+                failures += 1;
+                continue;
+            }
+        };
+        if run.end(ended).await || stopping {
+            return;
+        }
+    }
+}
+
+impl Run {
+    fn trouble(&self, text: Option<String>) {
+        *self.job.trouble.lock().expect("no panic while it is held") = text;
+    }
+
+    async fn pause(&self, wait: Duration) {
+        tokio::select! {
+            () = self.broker.outside().clock.sleep(wait) => {}
+            () = self.stop.cancelled() => {}
+            () = self.job.cancel.cancelled() => {}
+        }
+    }
+
+    /// Writes the last record of this run: with `state` when the job has ended. `false` when that failed.
+    async fn end(&mut self, state: Option<JobState>) -> bool {
+        let before = self.record.clone();
+        if let Some(state) = state {
+            self.record.state = state;
+            self.record.ended = Some(self.broker.now());
+        }
+        match self.save().await {
+            Ok(()) => {
+                if let Some(state) = state {
+                    let Record { id, resource, taken, unusable, .. } = &self.record;
+                    tracing::info!(id, resource, taken, unusable, ?state, "a job on dead letters ended");
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, job = self.record.id, "failed to record the end of a job on dead letters");
+                self.record = before;
+                self.pause(PAUSES[1]).await;
+                false
+            }
+        }
+    }
+
+    async fn save(&mut self) -> io::Result<()> {
+        debug_assert!(self.unmarked.is_empty(), "a record never runs ahead of the marks");
+        if !self.cut_off {
+            // Everything put back so far is marked, so whatever is not is in frames to come.
+            self.record.checkpoint = self.broker.outside().log.position().0;
+        }
+        self.job.save(&self.record).await?;
+        self.unrecorded = 0;
+        self.recorded_at = self.broker.outside().clock.monotonic();
+        Ok(())
+    }
+
+    /// The next batch.
+    async fn step(&mut self) -> Result<Step, Trouble> {
+        let Some((topic, route)) = self.routes() else {
+            self.unmarked.clear(); // Nobody will redrive them.
+            self.record.problem = Some("the event subscription was deleted".to_owned());
+            return Ok(Step::Gone);
+        };
+        self.mark().await?;
+        if self.cut_off {
+            self.take_up(&route).await?;
+        }
+        if self.keys.is_empty() {
+            let state = match self.record.kind {
+                Kind::Purge { redriven: true } => LetterState::Redriven,
+                Kind::Purge { redriven: false } | Kind::Redrive { .. } => LetterState::Waiting,
+            };
+            let keys = self.shelf.next(&self.record.selection, state, self.record.cursor, PAGE).await?;
+            self.keys = keys.into();
+            if self.keys.is_empty() {
+                return Ok(Step::End);
+            }
+        }
+        let done = match self.record.kind {
+            Kind::Redrive { rate } => self.redrive(&topic, &route, rate).await?,
+            Kind::Purge { redriven } => {
+                let state = if redriven { LetterState::Redriven } else { LetterState::Waiting };
+                self.purge(&topic, state).await?
+            }
+        };
+        for _ in 0..done {
+            self.record.cursor = self.keys.pop_front().or(self.record.cursor);
+        }
+        self.unrecorded += done as u64;
+        let now = self.broker.outside().clock.monotonic();
+        if UNRECORDED_MAX <= self.unrecorded || RECORD_PERIOD <= now.saturating_sub(self.recorded_at) {
+            self.save().await?;
+        }
+        Ok(Step::More)
+    }
+
+    /// The subscription and its topic, or domain, as the table has them by now. `None` when it was deleted: one of
+    /// its name that was created since has another number.
+    fn routes(&mut self) -> Option<(Arc<TopicRoute>, Arc<SubscriptionRoute>)> {
+        let table = self.broker.table();
+        let known = self.routes.take().filter(|routes| Arc::ptr_eq(&routes.table, &table));
+        if known.is_none() {
+            let route = table.subscription(&self.record.resource)?;
+            let topic = table.by_number.get(&route.topic).map(Arc::clone)?;
+            self.routes =
+                (route.number == self.record.subscription).then_some(Routes { table, topic, route });
+        } else {
+            self.routes = known;
+        }
+        let routes = self.routes.as_ref()?;
+        Some((Arc::clone(&routes.topic), Arc::clone(&routes.route)))
+    }
+
+    /// Finds what was put back between the record and the end of that process, and sees to its marks.
+    async fn take_up(&mut self, route: &SubscriptionRoute) -> Result<(), Trouble> {
+        let log = Arc::clone(&self.broker.outside().log);
+        let (end, _) = log.position();
+        let mut next = self.record.checkpoint;
+        let mut found: Vec<LetterKey> = Vec::new();
+        while next < end {
+            let frames = log.read(next, READ_BYTES).await?;
+            let Some(last) = frames.last() else { break };
+            next = last.lsn.next();
+            let own = frames.iter().filter(|frame| frame.topic == route.topic && frame.lsn < end);
+            let letters = own.filter_map(|frame| frame.view().redriven());
+            found.extend(letters.filter(|key| key.guid.subscription() == route.number));
+        }
+        if !found.is_empty() {
+            tracing::info!(
+                job = self.record.id,
+                letters = found.len(),
+                "found letters that were redriven before the restart"
+            );
+        }
+        let count = found.len() as u64;
+        self.unmarked.extend(found);
+        self.mark().await?;
+        self.record.taken += count;
+        self.cut_off = false;
+        self.save().await?;
+        // The pace begins here: what this took is no delay that may be made up for.
+        self.due = self.broker.outside().clock.monotonic();
+        Ok(())
+    }
+
+    /// Sees to the marks of what was put back.
+    async fn mark(&mut self) -> Result<Step, Trouble> {
+        for letters in self.unmarked.chunks(BATCH_MAX) {
+            let path = |key, state| self.shelf.path(key, state);
+            let names = letters
+                .iter()
+                .map(|key| (path(*key, LetterState::Waiting), path(*key, LetterState::Redriven)))
+                .collect();
+            self.shelf.container.rename(names).await?;
+        }
+        self.unmarked.clear();
+        Ok(Step::More)
+    }
+
+    /// The letters at the front of `keys`, as far as they are read at once: `None` for what is not there.
+    async fn contents(
+        &self,
+        state: LetterState,
+        max: usize,
+    ) -> io::Result<Vec<(LetterKey, Option<Vec<u8>>)>> {
+        let paths = self.keys.iter().take(max).map(|key| self.shelf.path(*key, state)).collect();
+        let contents = self.shelf.container.read(paths, BATCH_BYTES_MAX).await?;
+        Ok(self.keys.iter().copied().zip(contents).collect())
+    }
+
+    /// Puts the next letters' events back and marks the letters. Returns how many keys are done with.
+    async fn redrive(
+        &mut self,
+        topic: &TopicRoute,
+        route: &SubscriptionRoute,
+        rate: u32,
+    ) -> Result<usize, Trouble> {
+        let batch = usize::try_from(rate / BATCHES_PER_SECOND).unwrap_or(BATCH_MAX).clamp(1, BATCH_MAX);
+        let contents = self.contents(LetterState::Waiting, batch).await?;
+        let done = contents.len();
+        let marks = contents.iter().map(|(key, _)| self.shelf.path(*key, LetterState::Redriven)).collect();
+        let marked = self.shelf.container.are_there(marks).await?;
+        let (mut drafts, mut again, mut unusable) = (Vec::new(), Vec::new(), 0);
+        for ((key, content), marked) in contents.into_iter().zip(marked) {
+            let Some(content) = content else { continue };
+            if marked {
+                again.push(self.shelf.path(key, LetterState::Waiting));
+                continue;
+            }
+            let Some(letter) = dead_letter::read(&content, topic.kind, topic.input_schema) else {
+                unusable += 1;
+                tracing::warn!(letter = %key, "a dead letter is not as it was written and stays");
+                continue;
+            };
+            if self.record.selection.takes(&letter) {
+                drafts.push((key, FrameDraft::redriven(topic.number, route.slot, &letter.event, key)));
+            }
+        }
+        self.wait_turn(drafts.len(), rate).await;
+        if self.stop.is_cancelled() || self.job.cancel.is_cancelled() {
+            return Ok(0);
+        }
+        let (appended, too_large, failed) = self.append(drafts).await;
+        self.record.taken += appended.len() as u64;
+        let counter = &self.broker.outside().metrics.dead_letters_redriven;
+        counter.fetch_add(appended.len() as u64, Ordering::Relaxed);
+        self.unmarked.extend(appended);
+        if let Some(error) = failed {
+            return Err(Trouble::Append(error));
+        }
+        self.mark().await?;
+        self.shelf.container.remove(again).await?;
+        self.record.unusable += unusable + too_large;
+        Ok(done)
+    }
+
+    /// Returns what is durable in the log, how much will never be, and why some of the rest is not.
+    async fn append(
+        &self,
+        drafts: Vec<(LetterKey, FrameDraft)>,
+    ) -> (Vec<LetterKey>, u64, Option<AppendError>) {
+        let mut appends = JoinSet::new();
+        for (key, draft) in drafts {
+            let log: Arc<dyn Log> = Arc::clone(&self.broker.outside().log);
+            appends.spawn(async move { (key, log.append_events(draft).await) });
+        }
+        let (mut appended, mut too_large, mut failed) = (Vec::new(), 0, None);
+        while let Some(done) = appends.join_next().await {
+            match done {
+                Ok((key, Ok(_))) => appended.push(key),
+                Ok((key, Err(AppendError::TooLarge { .. }))) => {
+                    too_large += 1;
+                    tracing::warn!(letter = %key, "the event of a dead letter is too large for the log and stays");
+                }
+                Ok((_, Err(error))) => failed = Some(error),
+                // A panic in the log ends the process by other ways.
+                Err(_) => failed = Some(AppendError::Failed),
+            }
+        }
+        (appended, too_large, failed)
+    }
+
+    /// Waits until `count` more may be put back.
+    async fn wait_turn(&mut self, count: usize, rate: u32) {
+        if count == 0 {
+            return;
+        }
+        let now = self.broker.outside().clock.monotonic();
+        if let Some(wait) = self.due.checked_sub(now) {
+            self.pause(wait).await;
+        }
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.due =
+            self.due.max(now.saturating_sub(CATCH_UP_MAX)) + Duration::from_secs(1) * count / rate.max(1);
+    }
+
+    /// Removes the next letters. Returns how many keys are done with.
+    async fn purge(&mut self, topic: &TopicRoute, state: LetterState) -> Result<usize, Trouble> {
+        let selection = &self.record.selection;
+        let mut paths = Vec::new();
+        let done = if selection.is_everything() {
+            paths.extend(self.keys.iter().take(BATCH_MAX).map(|key| self.shelf.path(*key, state)));
+            paths.len()
+        } else {
+            let contents = self.contents(state, BATCH_MAX).await?;
+            for (key, content) in &contents {
+                let Some(content) = content else { continue };
+                match dead_letter::read(content, topic.kind, topic.input_schema) {
+                    Some(letter) if selection.takes(&letter) => paths.push(self.shelf.path(*key, state)),
+                    Some(_) => {}
+                    None => self.record.unusable += 1,
+                }
+            }
+            contents.len()
+        };
+        let count = paths.len() as u64;
+        self.shelf.container.remove(paths).await?;
+        self.record.taken += count;
+        self.broker.outside().metrics.dead_letters_purged.fetch_add(count, Ordering::Relaxed);
+        Ok(done)
+    }
+}

@@ -1,0 +1,239 @@
+//! The names of dead letters.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::ids::{Offset, SubscriptionNumber};
+use crate::time::Timestamp;
+
+/// The `{guid}` in a dead letter's path: the same whenever one event of one subscription is dead-lettered, so
+/// that writing it again finds the same file. Shaped as a version 8 UUID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LetterGuid([u8; 16]);
+
+impl LetterGuid {
+    /// Four bytes say whose it is, the rest is a digest.
+    pub fn of(subscription: SubscriptionNumber, offset: Offset) -> Self {
+        let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
+        hash.update(b"gridwire dead letter\0");
+        hash.update(&subscription.0.to_be_bytes());
+        hash.update(&offset.0.to_be_bytes());
+        let hash = hash.finish();
+        let (first, _) = hash.as_ref().split_first_chunk().expect("SHA-256 has 32 bytes");
+        let mut bytes: [u8; 16] = *first;
+        bytes[..4].copy_from_slice(&subscription.0.to_be_bytes());
+        bytes[6] = (bytes[6] & 0x0f) | 0x80;
+        bytes[8] = (bytes[8] & 0x3f) | 0x80;
+        Self(bytes)
+    }
+
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+
+    /// Whose letter it is.
+    pub fn subscription(self) -> SubscriptionNumber {
+        let [a, b, c, d, ..] = self.0;
+        SubscriptionNumber(u32::from_be_bytes([a, b, c, d]))
+    }
+
+    /// How the GUIDs of a subscription's letters begin.
+    pub fn prefix(subscription: SubscriptionNumber) -> String {
+        format!("{:08x}-", subscription.0)
+    }
+}
+
+impl fmt::Display for LetterGuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = u128::from_be_bytes(self.0);
+        write!(
+            f,
+            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+            number >> 96,
+            (number >> 80) & 0xffff,
+            (number >> 64) & 0xffff,
+            (number >> 48) & 0xffff,
+            number & 0xffff_ffff_ffff
+        )
+    }
+}
+
+/// A text that names no dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not the id of a dead letter, such as 2026112809-0000002a-58f1-8d2a-9a67-0f3c61d0b4e2")]
+pub struct NotALetter;
+
+impl FromStr for LetterGuid {
+    type Err = NotALetter;
+
+    fn from_str(text: &str) -> Result<Self, NotALetter> {
+        let bytes = text.as_bytes();
+        let shaped = bytes.len() == 36
+            && bytes.iter().enumerate().all(|(at, byte)| match at {
+                8 | 13 | 18 | 23 => *byte == b'-',
+                _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+            });
+        if !shaped {
+            return Err(NotALetter);
+        }
+        let digits = text.replace('-', "");
+        let number = u128::from_str_radix(&digits, 16).map_err(|_| NotALetter)?;
+        Ok(Self(number.to_be_bytes()))
+    }
+}
+
+/// An hour of the calendar in UTC: the directory a dead letter is in, by the time its event was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hour {
+    pub year: u16,
+    pub month: u8,
+    pub day: u8,
+    pub hour: u8,
+}
+
+impl Hour {
+    /// Past the year 9999 there is no calendar; what comes later shares one hour.
+    pub const LAST: Self = Self { year: 9999, month: 12, day: 31, hour: 23 };
+
+    pub fn of(time: Timestamp) -> Self {
+        let Some(civil) = time.to_civil() else { return Self::LAST };
+        let small = |part: i8| u8::try_from(part).unwrap_or(0);
+        Self {
+            year: u16::try_from(civil.year()).unwrap_or(0),
+            month: small(civil.month()),
+            day: small(civil.day()),
+            hour: small(civil.hour()),
+        }
+    }
+
+    /// `{yyyy}/{M}/{d}/{H}`, without padding.
+    pub fn path(self) -> String {
+        format!("{}/{}/{}/{}", self.year, self.month, self.day, self.hour)
+    }
+}
+
+impl fmt::Display for Hour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04}{:02}{:02}{:02}", self.year, self.month, self.day, self.hour)
+    }
+}
+
+impl FromStr for Hour {
+    type Err = NotALetter;
+
+    fn from_str(text: &str) -> Result<Self, NotALetter> {
+        if text.len() != 10 || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(NotALetter);
+        }
+        let part = |at: usize| text[at..at + 2].parse().map_err(|_| NotALetter);
+        Ok(Self {
+            year: text[..4].parse().map_err(|_| NotALetter)?,
+            month: part(4)?,
+            day: part(6)?,
+            hour: part(8)?,
+        })
+    }
+}
+
+/// A dead letter of a subscription. Keys ascend in the order in which letters are listed, and their text does
+/// too: `2026112809-{guid}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LetterKey {
+    pub hour: Hour,
+    pub guid: LetterGuid,
+}
+
+impl LetterKey {
+    /// The letter of an event of a subscription. By the time it was published, so that a repeat after a crash
+    /// finds the same path and overwrites its own copy.
+    pub fn of(subscription: SubscriptionNumber, offset: Offset, published: Timestamp) -> Self {
+        Self { hour: Hour::of(published), guid: LetterGuid::of(subscription, offset) }
+    }
+
+    /// As it is stored: year in two bytes, little-endian; month, day, hour; GUID.
+    pub fn to_bytes(self) -> [u8; 21] {
+        let Hour { year, month, day, hour } = self.hour;
+        let [low, high] = year.to_le_bytes();
+        let mut bytes = [0; 21];
+        bytes[..5].copy_from_slice(&[low, high, month, day, hour]);
+        bytes[5..].copy_from_slice(&self.guid.to_bytes());
+        bytes
+    }
+
+    /// Reads what [`LetterKey::to_bytes`] made; `None` when the bytes are not that.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (&[low, high, month, day, hour], guid) = bytes.split_first_chunk()?;
+        let hour = Hour { year: u16::from_le_bytes([low, high]), month, day, hour };
+        Some(Self { hour, guid: LetterGuid::from_bytes(guid.try_into().ok()?) })
+    }
+}
+
+impl fmt::Display for LetterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.hour, self.guid)
+    }
+}
+
+impl FromStr for LetterKey {
+    type Err = NotALetter;
+
+    fn from_str(text: &str) -> Result<Self, NotALetter> {
+        let (hour, guid) = text.split_once('-').ok_or(NotALetter)?;
+        Ok(Self { hour: hour.parse()?, guid: guid.parse()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guid_says_whose_letter_it_is_and_differs_by_event() {
+        let guid = |subscription, offset| LetterGuid::of(SubscriptionNumber(subscription), Offset(offset));
+        let one = guid(42, 7);
+        assert_eq!(one, guid(42, 7));
+        assert_eq!(one.subscription(), SubscriptionNumber(42));
+        let text = one.to_string();
+        assert!(text.starts_with(&LetterGuid::prefix(SubscriptionNumber(42))), "{text}");
+        assert_eq!((text.len(), &text[14..15]), (36, "8"), "{text}");
+        assert!("89ab".contains(&text[19..20]), "{text}");
+        assert_eq!(text.parse(), Ok(one));
+        for other in [guid(42, 8), guid(43, 7), guid(7, 42)] {
+            assert_ne!(one, other);
+        }
+    }
+
+    #[test]
+    fn keys_and_their_texts_ascend_together() {
+        let guid = LetterGuid::of(SubscriptionNumber(1), Offset(1));
+        let key = |text: &str| LetterKey { hour: Hour::of(Timestamp::parse_rfc3339(text).unwrap()), guid };
+        let keys = [key("2026-09-30T23:59:59Z"), key("2026-10-01T00:00:00Z"), key("2026-10-01T10:00:00Z")];
+        assert!(keys.is_sorted());
+        assert!(keys.map(|key| key.to_string()).is_sorted());
+        assert_eq!(keys[1].hour.path(), "2026/10/1/0");
+        for key in keys {
+            assert_eq!(key.to_string().parse(), Ok(key));
+        }
+        assert_eq!(Hour::of(Timestamp::MAX), Hour::LAST);
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused() {
+        for text in [
+            "",
+            "x",
+            "2026-1",
+            "2026112809",
+            "2026112809-",
+            "20261128091-0000002a-58f1-8d2a-9a67-0f3c61d0b4e2",
+            "2026112809-0000002A-58f1-8d2a-9a67-0f3c61d0b4e2",
+            "2026112809-0000002a-58f1-8d2a-9a67-0f3c61d0b4é2",
+        ] {
+            assert_eq!(text.parse::<LetterKey>(), Err(NotALetter), "{text}");
+        }
+    }
+}
