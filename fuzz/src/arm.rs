@@ -51,6 +51,7 @@ impl World {
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_790_000_000_000)));
         let options = ControlOptions {
             management_token: ManagementToken::from_secret(TOKEN),
+            auth_failures_max: 0,
             public: PublicAddresses {
                 http: Some("http://h".to_owned()),
                 https: Some("https://h".to_owned()),

@@ -51,6 +51,8 @@ class Server:
         command += ["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
         # The program reads every variable of its own name, and knows no GRIDWIRE_BIN.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("GRIDWIRE_")}
+        # Spoilt credentials are answered as such, however many.
+        environment["GRIDWIRE_AUTH_FAILURES_PER_MINUTE"] = "0"
         with open(self.root / "log", "ab") as log:
             self.process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log

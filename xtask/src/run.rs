@@ -1,9 +1,11 @@
-//! Running other programs: each is shown before it starts, inherits our output, and must succeed.
+//! Running other programs: each is shown before it starts, inherits our output, and must succeed. One that takes its
+//! time and little else can run beside others ([`Beside`]).
 
 use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, bail};
 
@@ -38,6 +40,41 @@ pub(crate) fn must(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A program that runs while we do something else. What it writes is shown when it has ended, so that it does not
+/// come between the lines of others.
+#[derive(Debug)]
+pub(crate) struct Beside {
+    line: String,
+    child: Child,
+    output: PathBuf,
+}
+
+impl Beside {
+    /// Starts it; its output is kept in `output`.
+    pub(crate) fn start(command: &mut Command, output: PathBuf) -> anyhow::Result<Self> {
+        let line = line_of(command);
+        say(&format!("$ {line}  (beside what follows)"));
+        let file = File::create(&output).with_context(|| format!("failed to make `{}`", output.display()))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("failed to start `{line}`; is it installed?"))?;
+        Ok(Self { line, child, output })
+    }
+
+    /// Waits for its end, which must be a success.
+    pub(crate) fn finish(mut self) -> anyhow::Result<()> {
+        let status = self.child.wait()?;
+        say(&format!("\n== What `{}` said\n{}", self.line, fs::read_to_string(&self.output)?.trim_end()));
+        if !status.success() {
+            bail!("`{}` failed: {status}", self.line);
+        }
+        Ok(())
+    }
+}
+
 /// What a program that must succeed writes to its standard output.
 pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
     let line = line_of(command);
@@ -56,4 +93,22 @@ fn line_of(command: &Command) -> String {
     let words: Vec<_> =
         std::iter::once(program).chain(command.get_args()).map(OsStr::to_string_lossy).collect();
     words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_runs_beside_others_must_succeed_and_its_output_is_kept() {
+        let output = std::env::temp_dir().join(format!("gridwire-xtask-{}", std::process::id()));
+        for (code, is_fine) in [(0, true), (3, false)] {
+            let mut command = Command::new("sh");
+            command.args(["-c", &format!("echo out; echo err >&2; exit {code}")]);
+            let ended = Beside::start(&mut command, output.clone()).and_then(Beside::finish);
+            assert_eq!(ended.is_ok(), is_fine, "{ended:?}");
+            assert_eq!(fs::read_to_string(&output).unwrap(), "out\nerr\n");
+        }
+        fs::remove_file(output).unwrap();
+    }
 }

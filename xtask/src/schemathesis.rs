@@ -1,5 +1,6 @@
 //! `cargo xtask schemathesis`: what `openapi/` says, against the real program, by requests that nobody thought of.
 
+use std::fs;
 use std::process::Command;
 
 use clap::Args;
@@ -30,12 +31,22 @@ impl Default for SchemathesisArgs {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &SchemathesisArgs) -> anyhow::Result<()> {
+    must(&mut prepare(workspace, args)?)
+}
+
+/// Builds and installs what is needed; what is left to do needs no cargo, and can be done beside what does.
+pub(crate) fn prepare(workspace: &Workspace, args: &SchemathesisArgs) -> anyhow::Result<Command> {
     heading("Program");
-    let program = build(workspace, false)?;
+    let built = build(workspace, false)?;
     heading("The documents of the interfaces");
     let suite = workspace.root.join("tests/api");
-    let python = python::install(&suite, &workspace.target.join("schemathesis"))?;
+    let place = workspace.target.join("schemathesis");
+    let python = python::install(&suite, &place)?;
+    // Another build may take the program away under the requests.
+    let program = place.join("gridwire").with_extension(std::env::consts::EXE_EXTENSION);
+    fs::copy(built, &program)?;
     let mut requests = Command::new(python);
     requests.arg(suite.join("run.py")).args([args.seed.to_string(), args.seconds.to_string()]);
-    must(requests.env(PROGRAM, program).env("PYTHONDONTWRITEBYTECODE", "1"))
+    requests.env(PROGRAM, program).env("PYTHONDONTWRITEBYTECODE", "1");
+    Ok(requests)
 }

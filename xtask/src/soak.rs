@@ -27,7 +27,7 @@ pub(crate) enum Part {
     Backlog,
     /// Half a million flipped bits, one at a time
     Flips,
-    /// Every call to the disk of a history of 2,000 operations fails
+    /// Every call to the disk of a history of 10,000 operations fails
     Calls,
     /// The server is killed a thousand times under load
     Kills,
@@ -66,7 +66,7 @@ pub(crate) fn run(workspace: &Workspace, args: &SoakArgs) -> anyhow::Result<()> 
                 check_memory(&report)?;
             }
             Part::Flips => store_faults(workspace, 1 << 19, 30)?,
-            Part::Calls => store_faults(workspace, 1 << 10, 2_000)?,
+            Part::Calls => store_faults(workspace, 1 << 10, 10_000)?,
             Part::Kills => {
                 heading("A thousand kills");
                 let mut kills = cargo(&workspace.root);

@@ -11,7 +11,7 @@ use gridwire_core::routing::{
     BoxFuture, DeliveryPort, Handshake, HandshakeError, InstallError, RoutingTable, SubscriptionRoute,
 };
 use gridwire_core::time::Timestamp;
-use gridwire_http::{Peer, Request, Response};
+use gridwire_http::{Guard, Peer, Request, Response};
 use gridwire_outside::{Clock, Disk, Net, Rng};
 use gridwire_store::{Log, ReadError};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -38,6 +38,8 @@ pub struct BrokerOptions {
     pub base_domain: Option<String>,
     /// How much of the jitter there may be lengthens the waits before retries, in `0.0..=1.0`.
     pub retry_jitter: f64,
+    /// Wrong credentials from one address for one topic or namespace in a minute; 0: any number.
+    pub auth_failures_max: u32,
     /// The newest time that is recorded outside the log. What has passed since is downtime or a step of the wall
     /// clock; what had passed before is known.
     pub known_time: Timestamp,
@@ -87,6 +89,7 @@ pub struct Broker {
     jobs: Arc<Jobs>,
     /// For jobs, which outlive the request that starts them.
     me: Weak<Self>,
+    guard: Guard,
     options: BrokerOptions,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -111,6 +114,7 @@ impl Broker {
             tasks.clone(),
             stop.clone(),
         );
+        let guard = Guard::new(options.auth_failures_max, Arc::clone(&clock));
         let outside = Outside {
             log,
             clock,
@@ -133,6 +137,7 @@ impl Broker {
             turns: Semaphore::new((options.shards / 2).max(1)),
             jobs,
             me: Weak::clone(me),
+            guard,
             options,
             tasks,
             stop,
@@ -266,6 +271,11 @@ impl Broker {
     pub(crate) async fn turn_of_those_behind(&self) -> Option<SemaphorePermit<'_>> {
         // Never closed.
         self.turns.acquire().await.ok()
+    }
+
+    /// Against guesses at topics' and namespaces' keys.
+    pub(crate) fn guard(&self) -> &Guard {
+        &self.guard
     }
 
     pub(crate) fn base_domain(&self) -> Option<&str> {

@@ -12,6 +12,7 @@ mod publish;
 mod pull;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::routing::{NamespaceRoute, RoutingTable, TopicRoute};
@@ -29,7 +30,7 @@ pub(crate) async fn handle(broker: &Broker, request: Request, peer: Peer) -> Res
         Ok(response) => response,
         Err(error) => {
             if error.code == ErrorCode::Unauthorized {
-                broker.outside().metrics.unauthorized.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                broker.outside().metrics.unauthorized.fetch_add(1, Ordering::Relaxed);
             }
             gridwire_http::error(&error)
         }
@@ -47,18 +48,20 @@ async fn answer(broker: &Broker, request: Request, peer: Peer) -> Result<Respons
         }
         Target::Topic(named) => {
             only_post(&parts)?;
-            basic(broker, &address::topic(&table, &named)?, &parts, body).await
+            basic(broker, &address::topic(&table, &named)?, &parts, body, peer).await
         }
         Target::Domain(place) => {
             only_post(&parts)?;
-            basic(broker, &address::domain(&table, &place)?, &parts, body).await
+            basic(broker, &address::domain(&table, &place)?, &parts, body, peer).await
         }
         Target::Namespace { place, topic, operation } => {
             only_post(&parts)?;
             address::namespace_api_version(&parts)?;
             let now = broker.now();
-            let namespace = namespace(&table, place.as_ref(), &topic, &parts, now)?;
-            let topic = auth::namespace(&namespace, &topic, &parts, now)?;
+            let caller = Caller { parts: &parts, peer, broker };
+            let namespace = namespace(&table, place.as_ref(), &topic, caller, now)?;
+            let topic = caller
+                .guarded(&namespace.resource_id, || auth::namespace(&namespace, &topic, &parts, now))?;
             match operation {
                 Operation::Publish => publish::events(broker, &topic, &parts, body).await,
                 Operation::Receive { subscription } => {
@@ -78,10 +81,37 @@ async fn basic(
     topic: &Arc<TopicRoute>,
     parts: &Parts,
     body: Body,
+    peer: Peer,
 ) -> Result<Response, ApiError> {
-    auth::topic(topic, parts, broker.now())?;
+    let caller = Caller { parts, peer, broker };
+    caller.guarded(&topic.resource_id, || auth::topic(topic, parts, broker.now()))?;
     address::basic_api_version(parts)?;
     publish::events(broker, topic, parts, body).await
+}
+
+/// What the guesses of those who look for a namespace by its keys are counted for.
+const ANY_NAMESPACE: &str = "namespaces";
+
+/// Who asks.
+#[derive(Clone, Copy)]
+struct Caller<'a> {
+    parts: &'a Parts,
+    peer: Peer,
+    broker: &'a Broker,
+}
+
+impl Caller<'_> {
+    /// Has the credential judged, unless too many wrong ones came from there. None at all is no guess.
+    fn guarded<T>(self, object: &str, judge: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
+        if auth::Credential::of(self.parts).is_none() {
+            return judge();
+        }
+        let judged = self.broker.guard().judge(object, self.peer, judge);
+        if judged.as_ref().is_err_and(|error| error.code == ErrorCode::QuotaExceeded) {
+            self.broker.outside().metrics.auth_blocked.fetch_add(1, Ordering::Relaxed);
+        }
+        judged
+    }
 }
 
 /// The namespace that a request means: by its path, its host, its credential, or because there is only one.
@@ -89,17 +119,22 @@ fn namespace(
     table: &RoutingTable,
     place: Option<&address::Named>,
     topic: &str,
-    parts: &Parts,
+    caller: Caller<'_>,
     now: Timestamp,
 ) -> Result<Arc<NamespaceRoute>, ApiError> {
+    let parts = caller.parts;
     if let Some(place) = place {
         return address::namespace(table, place);
     }
-    if let Some(credential) = auth::Credential::of(parts)
-        && let Some(owner) =
-            table.namespaces.values().find(|namespace| credential.belongs_to(namespace, topic, parts, now))
-    {
-        return Ok(Arc::clone(owner));
+    if let Some(credential) = auth::Credential::of(parts) {
+        let belongs = |namespace: &&Arc<NamespaceRoute>| credential.belongs_to(namespace, topic, parts, now);
+        let wrong = || ApiError::new(ErrorCode::Unauthorized, "no namespace has this key");
+        let search = || table.namespaces.values().find(belongs).ok_or_else(wrong);
+        match caller.guarded(ANY_NAMESPACE, search) {
+            Ok(owner) => return Ok(Arc::clone(owner)),
+            Err(error) if error.code == ErrorCode::QuotaExceeded => return Err(error),
+            Err(_) => {}
+        }
     }
     let mut all = table.namespaces.values();
     match (all.next(), all.next()) {

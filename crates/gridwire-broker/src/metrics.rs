@@ -35,6 +35,8 @@ pub(crate) struct Metrics {
     pub(crate) attempt_seconds: Histogram,
     pull_seconds: [Histogram; OPERATIONS.len()],
     pub(crate) unauthorized: AtomicU64,
+    /// Refused for too many wrong credentials.
+    pub(crate) auth_blocked: AtomicU64,
     pub(crate) letters_given_up: AtomicU64,
     pub(crate) dead_letters_redriven: AtomicU64,
     pub(crate) dead_letters_purged: AtomicU64,

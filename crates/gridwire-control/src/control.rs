@@ -6,7 +6,7 @@ use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::routing::{DeliveryPort, InstallError, RoutingTable};
-use gridwire_http::{Peer, Request, Response, empty, error, json};
+use gridwire_http::{Guard, Peer, Request, Response, empty, error, json};
 use gridwire_outside::{Clock, Rng};
 use gridwire_store::{ResourceError, ResourceStore};
 use http::header::{AUTHORIZATION, ETAG, IF_MATCH, IF_NONE_MATCH};
@@ -33,6 +33,9 @@ use crate::provider;
 use crate::request::{self, Query, Target};
 use crate::sealer::Sealer;
 use crate::strict;
+
+/// What wrong management tokens are counted for.
+const MANAGEMENT: &str = "management";
 
 /// Why the control plane could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +81,8 @@ pub(crate) struct Shared {
     /// Told after every change, for reconcilers.
     pub changed: Notify,
     state: RwLock<State>,
+    /// Against guesses at the management token.
+    guard: Guard,
     /// Monotonic time of the last refused login that was audited, in milliseconds.
     refused_at: AtomicU64,
 }
@@ -136,6 +141,12 @@ pub async fn read_table(
     Ok(compile(&resources, DeadLetterPatience::default()))
 }
 
+/// The token of an `Authorization` header.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim())
+}
+
 impl Shared {
     pub(crate) fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().expect("no panic while the resources are held")
@@ -160,6 +171,7 @@ impl Control {
         let patience = options.dead_letter_patience;
         let table = compile(&resources, patience);
         let state = State { resources, table, patience, installed: false };
+        let guard = Guard::new(options.auth_failures_max, Arc::clone(&clock));
         let shared = Shared {
             store,
             sealer,
@@ -171,6 +183,7 @@ impl Control {
             stale: AtomicBool::new(false),
             changed: Notify::new(),
             state: RwLock::new(state),
+            guard,
             refused_at: AtomicU64::new(u64::MAX),
         };
         Ok(Arc::new(Self {
@@ -294,25 +307,31 @@ impl Control {
         Ok(json(StatusCode::OK, value.to_string()))
     }
 
-    /// Checks the bearer token. One message for every failure, so that it tells nothing.
+    /// Whether a request may do what only the management token allows.
+    ///
+    /// # Errors
+    ///
+    /// 401 with one message for everything that is wrong, so that it tells nothing; 429 after too many wrong tokens.
+    pub fn admit(&self, headers: &HeaderMap, peer: Peer) -> Result<(), ApiError> {
+        let refusal = || {
+            let message = "The request needs a valid management token as its bearer token.";
+            ApiError::new(ErrorCode::Unauthorized, message)
+        };
+        // None at all is no guess.
+        let presented = bearer(headers).ok_or_else(refusal)?;
+        let is_right = || self.shared.options.management_token.matches(presented);
+        self.shared.guard.judge(MANAGEMENT, peer, || is_right().then_some(()).ok_or_else(refusal))
+    }
+
+    /// The same, with an entry in the audit log now and then for those that are refused.
     fn authorize(&self, headers: &HeaderMap, peer: Peer, ids: &RequestIds) -> Result<(), ApiError> {
-        let presented = headers
-            .get(AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|text| text.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("Bearer"))
-            .map(|(_, token)| token.trim());
-        if presented.is_some_and(|token| self.shared.options.management_token.matches(token)) {
-            return Ok(());
+        let admitted = self.admit(headers, peer);
+        if let Err(refusal) = &admitted
+            && self.may_audit_refusal()
+        {
+            ids.record(peer, "login", "", Err(refusal));
         }
-        let refusal = ApiError::new(
-            ErrorCode::Unauthorized,
-            "The request needs a valid management token as its bearer token.",
-        );
-        if self.may_audit_refusal() {
-            ids.record(peer, "login", "", Err(&refusal));
-        }
-        Err(refusal)
+        admitted
     }
 
     /// Whether enough time has passed since the last refused login in the audit log.

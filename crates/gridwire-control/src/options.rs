@@ -115,6 +115,8 @@ impl DeadLetterPatience {
 pub struct ControlOptions {
     /// Whoever presents it may do everything.
     pub management_token: ManagementToken,
+    /// Wrong tokens from one address in a minute; 0: any number.
+    pub auth_failures_max: u32,
     pub public: PublicAddresses,
     /// Whether webhooks may be plain `http` (development).
     pub allow_http_webhooks: bool,

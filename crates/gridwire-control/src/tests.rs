@@ -76,6 +76,7 @@ impl Answer {
 fn options() -> ControlOptions {
     ControlOptions {
         management_token: ManagementToken::from_secret(TOKEN),
+        auth_failures_max: 0,
         public: PublicAddresses { http: Some("http://127.0.0.1:8080".into()), ..Default::default() },
         allow_http_webhooks: false,
         dead_letter_patience: DeadLetterPatience::default(),

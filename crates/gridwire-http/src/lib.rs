@@ -2,13 +2,14 @@
 //!
 //! A connection's bytes pass [`scan`], which finds where requests begin and end and refuses bad heads, then the HTTP
 //! library, then a [`Service`]. [`watch`] knows what goes on on the connection and when it has been waited for long
-//! enough; [`pace`] is how slow a transfer may be.
+//! enough; [`pace`] is how slow a transfer may be. [`guard`] counts wrong credentials, for whoever judges them.
 //!
 //! `broker` and `control` never meet, but both answer requests; what they share of HTTP is here. Paths are
 //! ARM-shaped (case-insensitive, any scope in front) or end in `name:verb`, which no common router expresses,
 //! so services match segments themselves and this crate stays below them.
 
 mod body;
+mod guard;
 mod pace;
 mod respond;
 mod scan;
@@ -17,5 +18,6 @@ mod watch;
 mod watched;
 
 pub use body::{Body, BodyBudget, Request};
+pub use guard::Guard;
 pub use respond::{Response, empty, error, json, text};
 pub use server::{Peer, Server, ServerOptions, Service, TlsAcceptor};

@@ -185,6 +185,19 @@ impl State {
         self.changes.push(change);
     }
 
+    /// Forgets a file if nothing can bring it back. Files are closed so often that looking at all of them, as
+    /// [`State::collect`] does, would be most of the work.
+    fn forget(&mut self, inode: u64) {
+        let is_named = |names: &BTreeMap<PathBuf, u64>| names.values().any(|named| *named == inode);
+        let is_needed = self.files.get(&inode).is_some_and(|file| file.handles > 0)
+            || is_named(&self.names)
+            || is_named(&self.durable_names)
+            || self.changes.iter().any(|change| change.inode() == Some(inode));
+        if !is_needed {
+            self.files.remove(&inode);
+        }
+    }
+
     /// Forgets files that nothing can bring back.
     fn collect(&mut self) {
         let mut needed: BTreeSet<u64> =
@@ -395,10 +408,14 @@ impl Disk for MemoryDisk {
         let (synced, rest): (Vec<Change>, Vec<Change>) =
             std::mem::take(&mut state.changes).into_iter().partition(|change| change.touches(dir));
         state.changes = rest;
+        // A new name takes none away: where one was, a removal came first.
+        let is_over = synced.iter().any(|change| matches!(change, Change::Rename(..) | Change::Remove(_)));
         for change in synced {
             change.apply(&mut state.durable_names, &mut state.durable_directories);
         }
-        state.collect();
+        if is_over {
+            state.collect();
+        }
         Ok(())
     }
 
@@ -477,7 +494,7 @@ impl Drop for MemoryFile {
             file.locked = false;
         }
         if file.handles == 0 {
-            state.collect();
+            state.forget(self.inode);
         }
     }
 }

@@ -201,6 +201,9 @@ struct Crash {
     power: bool,
     /// Since when nobody has served: what was not durable then is not yet.
     down_since: Timestamp,
+    /// When the last flush of decisions that succeeded had begun, where that is known: what was answered before is
+    /// durable.
+    flushed: Option<Timestamp>,
 }
 
 impl Checker {
@@ -295,16 +298,21 @@ impl Checker {
     }
 
     pub fn killed(&mut self, now: Timestamp) {
-        self.crashed(now, false);
+        self.crashed(now, false, None);
     }
 
     pub fn power_cut(&mut self, now: Timestamp) {
-        self.crashed(now, true);
+        self.crashed(now, true, None);
     }
 
-    fn crashed(&mut self, when: Timestamp, power: bool) {
+    /// The same where somebody has watched the flushes: the last one of decisions that succeeded had begun at `flushed`.
+    pub fn power_cut_after_flush(&mut self, now: Timestamp, flushed: Timestamp) {
+        self.crashed(now, true, Some(flushed));
+    }
+
+    fn crashed(&mut self, when: Timestamp, power: bool, flushed: Option<Timestamp>) {
         let down_since = *self.down_since.get_or_insert(when);
-        self.crashes.push(Crash { when, power, down_since });
+        self.crashes.push(Crash { when, power, down_since, flushed });
     }
 
     /// The disk had no space between these moments.
@@ -329,8 +337,11 @@ impl Checker {
 
     /// Whether a power cut may have taken back what was decided and answered between these moments.
     fn may_be_taken_back(&self, from: Timestamp, to: Timestamp) -> bool {
-        let takes =
-            |crash: &Crash| from <= crash.when && crash.down_since <= to + TAKEN_BACK + self.flushes_late_by;
+        let is_unsure = |crash: &Crash| match crash.flushed {
+            Some(flushed) => flushed <= to,
+            None => crash.down_since <= to + TAKEN_BACK + self.flushes_late_by,
+        };
+        let takes = |crash: &Crash| from <= crash.when && is_unsure(crash);
         !self.settlements_are_flushed && self.crashes.iter().any(|crash| crash.power && takes(crash))
     }
 

@@ -236,6 +236,7 @@ async fn build(world: &Arc<World>, life: &Life) -> Result<Parts, String> {
             push,
             base_domain: None,
             retry_jitter: 1.0,
+            auth_failures_max: 0,
             known_time: Timestamp::ZERO,
             dead_letter_accounts: Vec::new(),
             dead_letter_delay: Duration::ZERO,
@@ -253,6 +254,7 @@ async fn build(world: &Arc<World>, life: &Life) -> Result<Parts, String> {
         rng,
         ControlOptions {
             management_token: ManagementToken::from_secret(MANAGEMENT_TOKEN),
+            auth_failures_max: 0,
             public: PublicAddresses::default(),
             allow_http_webhooks: true,
             dead_letter_patience: DeadLetterPatience::default(),

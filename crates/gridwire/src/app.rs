@@ -203,12 +203,10 @@ impl App {
         let addresses = self.listeners.addresses()?.map(|address| address.to_string());
         let [http, https, admin] = addresses;
         let acceptor = self.certificate.acceptor()?;
-        let token = ManagementToken::from_secret(&self.token);
         let stop = CancellationToken::new();
         let front: Arc<dyn Service> = Arc::new(Front::new(
             Arc::clone(&self.broker),
             Arc::clone(&self.control),
-            token,
             self.dev.clone(),
             &*self.outside.rng,
         ));
@@ -399,6 +397,7 @@ fn broker_options(settings: &Settings, own: [SocketAddr; 3], known_time: Timesta
         },
         base_domain: settings.base_domain.clone(),
         retry_jitter: settings.retry_jitter / (100.0 * JITTER_SHARE),
+        auth_failures_max: settings.auth_failures_max,
         known_time,
         dead_letter_accounts: settings.dead_letter_accounts.clone(),
         dead_letter_delay: settings.dead_letter_delay,
@@ -423,6 +422,7 @@ fn control_options(settings: &Settings, own: [SocketAddr; 3], token: &str) -> Co
     let accounts = accounts.map(|account| (account.name.clone(), account.url.clone())).collect();
     ControlOptions {
         management_token: ManagementToken::from_secret(token),
+        auth_failures_max: settings.auth_failures_max,
         public: PublicAddresses {
             http: public(&settings.public_http, "http", http),
             https: public(&settings.public_https, "https", https),

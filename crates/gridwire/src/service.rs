@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gridwire_broker::Broker;
-use gridwire_control::{Control, ManagementToken};
+use gridwire_control::Control;
 use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::routing::BoxFuture;
 use gridwire_core::time::Timestamp;
 use gridwire_http::{Peer, Request, Response, Service};
 use gridwire_outside::Rng;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tokio_util::sync::CancellationToken;
 
 use crate::dev::{self, Dev};
@@ -40,7 +40,6 @@ On the command line: gridwire --help
 pub(crate) struct Front {
     broker: Arc<Broker>,
     control: Arc<Control>,
-    token: ManagementToken,
     /// Only in development mode.
     dev: Option<Arc<Dev>>,
     ids: RequestIds,
@@ -90,11 +89,10 @@ impl Front {
     pub(crate) fn new(
         broker: Arc<Broker>,
         control: Arc<Control>,
-        token: ManagementToken,
         dev: Option<Arc<Dev>>,
         rng: &dyn Rng,
     ) -> Self {
-        Self { broker, control, token, dev, ids: RequestIds::new(rng) }
+        Self { broker, control, dev, ids: RequestIds::new(rng) }
     }
 
     async fn answer(&self, request: Request, peer: Peer) -> Response {
@@ -105,9 +103,10 @@ impl Front {
         if Control::is_management_path(path) {
             return self.control.handle(request, peer).await;
         }
-        if is_inspection(path) && !bearer(request.headers()).is_some_and(|token| self.token.matches(token)) {
-            let message = "The management token is missing or wrong.";
-            return gridwire_http::error(&ApiError::new(ErrorCode::Unauthorized, message));
+        if is_inspection(path)
+            && let Err(refusal) = self.control.admit(request.headers(), peer)
+        {
+            return gridwire_http::error(&refusal);
         }
         if let Some(dev) = &self.dev
             && let Some(rest) = path.strip_prefix(dev::ROOT)
@@ -145,11 +144,6 @@ impl Service for Front {
 fn is_inspection(path: &str) -> bool {
     let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
     first.contains('%') || first.eq_ignore_ascii_case("gridwire")
-}
-
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim())
 }
 
 fn welcome(method: &Method) -> Response {
@@ -287,18 +281,5 @@ mod tests {
             assert!(is_inspection(path), "{path}");
         }
         assert!(!is_inspection("/00000000-0000-0000-0000-000000000000/default/topics/t/api/events"));
-    }
-
-    #[test]
-    fn the_scheme_of_a_token_is_bearer() {
-        let check = |value: &'static str, expect: Option<&str>| {
-            let mut headers = HeaderMap::new();
-            headers.insert(AUTHORIZATION, HeaderValue::from_static(value));
-            assert_eq!(bearer(&headers), expect, "{value}");
-        };
-        check("Bearer abc", Some("abc"));
-        check("bearer abc", Some("abc"));
-        check("SharedAccessKey abc", None);
-        check("abc", None);
     }
 }

@@ -122,6 +122,14 @@ pub(crate) const KEYS: &[Key] = &[
         secret: true,
     },
     key(
+        "auth.failures_per_minute",
+        None,
+        "10",
+        "a number from 0 to 1000000; 0 for no limit",
+        "Wrong credentials that one address may present in a minute for one topic or namespace, or for the management \
+         API, before it has to wait (429). Behind a proxy, where all clients have its address, leave this to the proxy.",
+    ),
+    key(
         "tls.names",
         None,
         "",
@@ -223,6 +231,8 @@ pub(crate) struct Settings {
     pub(crate) shards: usize,
     pub(crate) grace_period: Duration,
     pub(crate) management_token: Option<ManagementToken>,
+    /// 0: as many as come.
+    pub(crate) auth_failures_max: u32,
     pub(crate) tls_names: Vec<String>,
     /// Certificate chain and key.
     pub(crate) tls_files: Option<(PathBuf, PathBuf)>,
@@ -479,6 +489,9 @@ impl Layers {
                     return Some(None);
                 }
                 check_token(text).ok().map(|()| Some(ManagementToken(text.to_owned())))
+            }),
+            auth_failures_max: self.value("auth.failures_per_minute", |text| {
+                text.parse().ok().filter(|count| *count <= 1_000_000)
             }),
             tls_names: self.value("tls.names", |text| {
                 let names = list(text);

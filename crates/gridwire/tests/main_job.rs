@@ -14,7 +14,7 @@ use support::arm::{GROUP, SUBSCRIPTION, VERSION, dead_letters, namespace_dead_le
 use support::pull::Queue;
 use support::sink::Consent;
 use support::time::pause;
-use support::{Arm, Client, Delivery, Reply, Request, Server, Sink, events, now, wait_for};
+use support::{Arm, Client, Delivery, Reply, Request, Server, Sink, events, metrics, now, wait_for};
 
 /// A delivery comes within milliseconds; a busy test machine may take longer.
 const SOON: Duration = Duration::from_secs(15);
@@ -513,10 +513,14 @@ fn received_events_are_settled_as_asked() {
     assert_eq!(received.len(), 4);
     let token = |id: &str| received.iter().find(|one| one.id == id).expect("it was received").token.as_str();
 
-    // Acknowledge, twice; renew; a token that is none, beside a right one.
-    let done = plain.settle(&mut client, "acknowledge", "", &[token("a"), "nonsense"]).expect("an answer");
+    // Acknowledge, twice; renew; a token that is none, beside a right one that is there twice.
+    let tokens = [token("a"), "nonsense", token("a")];
+    let done = plain.settle(&mut client, "acknowledge", "", &tokens).expect("an answer");
     assert_eq!(done.succeeded, [token("a")]);
     assert_eq!(done.failed, [("nonsense".to_owned(), "BadToken".to_owned())]);
+    let counted = || metrics::family(&server.metrics(), &["gridwire_pull_tokens_failed_total{"]);
+    let series = r#"gridwire_pull_tokens_failed_total{topic="spaces/orders",subscription="plain",operation="acknowledge""#;
+    assert_eq!(counted(), [format!(r#"{series},error="bad_token"}} 1"#)], "each failure is counted once");
     let done = plain.settle(&mut client, "acknowledge", "", &[token("a")]).expect("an answer");
     assert_eq!(done.failed, [(token("a").to_owned(), "TokenLost".to_owned())]);
     let done = plain.settle(&mut client, "renewLock", "", &[token("b")]).expect("an answer");

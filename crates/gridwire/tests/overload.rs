@@ -22,14 +22,16 @@ use support::{Answer, Arm, Client, Launch, Request, Server, events, now, wait_fo
 const MEMORY: u64 = 512 << 20;
 /// What the server may use of it.
 const PEAK_MAX: u64 = 400 << 20;
-/// A group of the log holds 4 MiB: with flushes of a quarter of a second that is 32 large events a second.
-const FLUSH: Duration = Duration::from_millis(250);
+/// A group of the log holds 4 MiB, 8 large events. Slow enough that ten times as much is not too much for the clients,
+/// and quick enough that all the server may hold when the flood ends, 64 MiB, is written before it must be normal.
+const FLUSH: Duration = Duration::from_millis(125);
 const LARGE: usize = 500 << 10;
 /// How many publish at once to find out how much the server takes, and for how long.
 const PUBLISHERS: usize = 16;
-const PEAK_TIME: Duration = Duration::from_secs(3);
-/// The flood: so many, each of whom asks again this soon after a refusal.
-const FLOODERS: usize = 220;
+const PEAK_TIME: Duration = Duration::from_secs(5);
+/// The flood: so many, each of whom asks again this soon after a refusal. Those whose events were taken, 130 of
+/// them, wait for the disk; the others must be many enough to ask ten times as often as is taken.
+const FLOODERS: usize = 450;
 /// For this long, or for as many seconds as the variable says.
 const FLOOD_TIME: Duration = Duration::from_secs(6);
 /// Segments of the event log that a flood can fill.
@@ -94,18 +96,20 @@ impl World {
         self.server.http
     }
 
-    /// Lets so many publish large events; each waits for its answer, and after a refusal a moment longer.
-    fn publish(&self, publishers: usize, time: Duration) -> Tally {
+    /// Lets so many publish large events; each waits for its answer, and after a refusal a moment longer. When they
+    /// begin no more, and while the last of them still wait, does what comes `then`.
+    fn publish<T>(&self, publishers: usize, time: Duration, then: impl FnOnce() -> T) -> (Tally, T) {
         let (tally, ending) = (Tally::default(), AtomicBool::new(false));
-        std::thread::scope(|scope| {
+        let bytes = self.large.wire(self.address());
+        let then = std::thread::scope(|scope| {
             for number in 0..publishers {
-                let (tally, ending) = (&tally, &ending);
+                let (tally, ending, bytes) = (&tally, &ending, &bytes);
                 scope.spawn(move || {
                     // They don't come all at once.
                     pause(IMPATIENCE.mul_f64(number as f64 / publishers as f64));
                     let mut client = Client::new(self.address());
                     while !ending.load(Ordering::Relaxed) {
-                        let answer = client.send(&self.large).expect("an answer, if only a refusal");
+                        let answer = client.send_wire(bytes, "POST").expect("an answer, if only a refusal");
                         if ending.load(Ordering::Relaxed) {
                             return;
                         }
@@ -118,8 +122,9 @@ impl World {
             }
             pause(time);
             ending.store(true, Ordering::Relaxed);
+            then()
         });
-        tally
+        (tally, then)
     }
 
     /// Connections that have been used once and stay.
@@ -221,7 +226,8 @@ fn ten_times_too_much_is_refused_within_bounds_and_what_is_taken_goes_on() {
     let sink = support::Sink::start();
     Arm::new(&world.server).webhook(&world.topic, "hook", &sink.url("/hook"), &json!({}));
 
-    let (peak, _) = world.publish(PUBLISHERS, PEAK_TIME).rates(PEAK_TIME);
+    let (peak, ()) = world.publish(PUBLISHERS, PEAK_TIME, || ());
+    let (peak, _) = peak.rates(PEAK_TIME);
 
     let unfinished = world.unfinished();
     let with_unfinished = world.megabytes();
@@ -233,9 +239,8 @@ fn ten_times_too_much_is_refused_within_bounds_and_what_is_taken_goes_on() {
     let time = std::env::var(FLOOD_TIME_FROM).ok();
     let time =
         time.map_or(FLOOD_TIME, |text| Duration::from_secs(text.parse().expect("seconds of the flood")));
-    let flood = world.publish(FLOODERS, time);
+    let (flood, normal) = world.publish(FLOODERS, time, || world.normal_after());
     let (goodput, refusals) = flood.rates(time);
-    let normal = world.normal_after();
     let used = peak_memory(world.server.pid());
     show(&format!(
         "peak {peak:.1}/s; flood of {time:?}: {goodput:.1}/s taken, {refusals:.1}/s refused, {:.1} times the peak offered; \

@@ -11,6 +11,8 @@
 
 mod support;
 
+#[path = "power_cut/flushes.rs"]
+mod flushes;
 #[path = "power_cut/fuse.rs"]
 mod fuse;
 #[path = "power_cut/history.rs"]

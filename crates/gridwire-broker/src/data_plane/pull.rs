@@ -355,18 +355,16 @@ async fn settle_for(
             SettleReply::Gone => return Err(gone(name)),
         }
     };
-    for error in results.iter().filter_map(|result| result.err()) {
-        counters.token_failed(operation, Some(error));
-    }
-    for _ in opened.iter().filter(|token| token.is_none()) {
-        counters.token_failed(operation, None);
-    }
     let mut results = results.into_iter();
     let results: Vec<Result<(), Refusal>> =
         opened.iter().map(|token| result_of(token.is_some(), &mut results)).collect();
     let mut out = Vec::with_capacity(texts.len() * 64 + 64);
     out.extend_from_slice(b"{\"failedLockTokens\":");
     let failed = failures(&texts, &results);
+    for (_, refusal) in &failed {
+        counters.token_failed(operation, refusal.error);
+    }
+    let failed: Vec<_> = failed.into_iter().map(|(text, refusal)| refusal.told_of(text)).collect();
     // Writing to memory cannot fail.
     let _ = serde_json::to_writer(&mut out, &failed);
     out.extend_from_slice(b",\"succeededLockTokens\":[");
@@ -414,50 +412,61 @@ fn remember(
     }));
 }
 
-/// Code and message.
-type Refusal = (&'static str, &'static str);
+/// Why a token did nothing.
+#[derive(Clone, Copy)]
+struct Refusal {
+    code: &'static str,
+    message: &'static str,
+    /// `None` when it is no token of this subscription.
+    error: Option<TokenError>,
+}
+
+impl Refusal {
+    fn told_of(self, token: &TokenText<'_>) -> serde_json::Value {
+        let Self { code, message, .. } = self;
+        serde_json::json!({
+            "lockToken": token.0,
+            "error": { "code": code, "message": message },
+            // What clients of api-version 2023-11-01 look at.
+            "errorCode": code,
+            "errorDescription": message,
+        })
+    }
+}
 
 /// What came of one token; the next of `results` when it was one of this subscription.
 fn result_of(
     opened: bool,
     results: &mut impl Iterator<Item = Result<(), TokenError>>,
 ) -> Result<(), Refusal> {
-    if !opened {
-        return Err(("BadToken", "The lock token is not valid for this event subscription."));
-    }
-    match results.next() {
-        Some(Ok(())) => Ok(()),
-        Some(Err(TokenError::Lost)) => Err(("TokenLost", "Token has expired.")),
-        Some(Err(TokenError::RenewedTooLong)) => {
-            Err(("TokenLost", "The lock was first granted more than an hour ago and cannot be renewed."))
+    let (code, message, error) = if opened {
+        match results.next() {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(error @ TokenError::Lost)) => ("TokenLost", "Token has expired.", Some(error)),
+            Some(Err(error @ TokenError::RenewedTooLong)) => {
+                let message = "The lock was first granted more than an hour ago and cannot be renewed.";
+                ("TokenLost", message, Some(error))
+            }
+            None => ("InternalServerError", "No result for this token.", None),
         }
-        None => Err(("InternalServerError", "No result for this token.")),
-    }
+    } else {
+        ("BadToken", "The lock token is not valid for this event subscription.", None)
+    };
+    Err(Refusal { code, message, error })
 }
 
-/// The entries of those that were refused. A token that is there more than once is told of once: its first
-/// use decided.
-fn failures(texts: &[TokenText<'_>], results: &[Result<(), Refusal>]) -> Vec<serde_json::Value> {
+/// Those that were refused. A token that is there more than once is told of, and counted, once: its first use
+/// decided, and that may have succeeded.
+fn failures<'a, 'b>(
+    texts: &'a [TokenText<'b>],
+    results: &[Result<(), Refusal>],
+) -> Vec<(&'a TokenText<'b>, Refusal)> {
     if results.iter().all(Result::is_ok) {
         return Vec::new();
     }
     let mut seen: HashSet<&TokenText<'_>> = HashSet::with_capacity(texts.len());
-    let mut failed = Vec::new();
-    for (text, result) in texts.iter().zip(results) {
-        let first = seen.insert(text);
-        if let Err((code, message)) = result
-            && first
-        {
-            failed.push(serde_json::json!({
-                "lockToken": text.0,
-                "error": { "code": code, "message": message },
-                // What clients of api-version 2023-11-01 look at.
-                "errorCode": code,
-                "errorDescription": message,
-            }));
-        }
-    }
-    failed
+    let first_uses = texts.iter().zip(results).filter(|(text, _)| seen.insert(text));
+    first_uses.filter_map(|(text, result)| Some((text, result.err()?))).collect()
 }
 
 fn release_delay(parts: &Parts) -> Result<Duration, ApiError> {

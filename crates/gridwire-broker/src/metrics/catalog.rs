@@ -272,7 +272,16 @@ pub(super) const PER_QUEUE: [PerQueue; 8] = [
     ),
 ];
 
-pub(super) const GLOBAL: [Global; 5] = [
+pub(super) const GLOBAL: [Global; 6] = [
+    (
+        counter(
+            "gridwire_auth_blocked_total",
+            "",
+            "Data plane requests answered 429 because of too many wrong credentials from their address.",
+            "PublishFailCount",
+        ),
+        |metrics| &metrics.auth_blocked,
+    ),
     (
         counter("gridwire_auth_refused_total", "", "Data plane requests answered 401.", "PublishFailCount"),
         |metrics| &metrics.unauthorized,

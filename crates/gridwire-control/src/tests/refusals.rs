@@ -513,6 +513,34 @@ async fn without_the_token_nothing_is_told() {
 }
 
 #[tokio::test]
+async fn after_too_many_wrong_tokens_an_address_waits_and_no_other() {
+    let mut grid = Grid::with(ControlOptions { auth_failures_max: 2, ..options() }).await;
+    let ask = |token: &str| {
+        let mut request = request("GET", "~/topics", Sent::Nothing);
+        request.headers_mut().remove("authorization");
+        if !token.is_empty() {
+            request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        }
+        request
+    };
+    for _ in 0..3 {
+        // No token is no guess.
+        grid.send(ask("")).await.expect(401);
+    }
+    for _ in 0..2 {
+        grid.send(ask("wrong")).await.expect(401);
+    }
+    let answer = grid.send(ask(TOKEN)).await.expect(429);
+    assert_eq!((answer.inner(), answer.header("retry-after")), ("quota_exceeded", "60"));
+    grid.client = ([127, 0, 0, 2], 5000).into();
+    grid.send(ask(TOKEN)).await.expect(200);
+    grid.client = ([127, 0, 0, 1], 5001).into();
+    grid.send(ask(TOKEN)).await.expect(429);
+    grid.clock.advance(Duration::from_secs(60));
+    grid.send(ask(TOKEN)).await.expect(200);
+}
+
+#[tokio::test]
 async fn refusals_use_the_services_words_and_name_what_is_wrong() {
     let grid = stocked().await;
     for (method, path, body, message) in [

@@ -581,14 +581,11 @@ impl Queue {
             if !events.is_empty() && bytes + u64::from(held.size) > limits::RECEIVE_ANSWER_BYTES_MAX {
                 break;
             }
+            self.take_next();
             if held.attempts > self.policy.attempts_max {
-                // The policy was lowered since.
-                self.take_next();
-                let last = self.last_attempt(held.offset.0);
-                self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, last, tail, now, out);
+                self.give_up_undelivered(held, tail, now, out);
                 continue;
             }
-            self.take_next();
             bytes += u64::from(held.size);
             events.push(held);
         }
@@ -600,8 +597,7 @@ impl Queue {
             let Some(held) = self.peek_next() else { break };
             self.take_next();
             if held.attempts > self.policy.attempts_max {
-                let last = self.last_attempt(held.offset.0);
-                self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, last, tail, now, out);
+                self.give_up_undelivered(held, tail, now, out);
                 continue;
             }
             self.attempt_ids += 1;
@@ -705,6 +701,14 @@ impl Queue {
     ) {
         let floor = self.floor(tail).min(held.offset.0);
         self.give_up_at(held, reason, last, floor, now, out);
+    }
+
+    /// Gives up what [`Queue::peek_next`] has counted as delivered once more: the policy was lowered since its last
+    /// delivery, so that there will be no other.
+    fn give_up_undelivered(&mut self, counted: Held, tail: u64, now: Timestamp, out: &mut Output) {
+        let held = Held { attempts: counted.attempts.saturating_sub(1), ..counted };
+        let last = self.last_attempt(held.offset.0);
+        self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, last, tail, now, out);
     }
 
     fn give_up_at(

@@ -3,8 +3,11 @@
 //! `bytes` is what every reader sees. For each sector that differs from the medium, `unsynced` or `lost`
 //! holds what the medium has. A sync makes `unsynced` sectors durable. A *failed* sync moves them to `lost`:
 //! the system thinks they are clean, so no later sync writes them; only writing them again helps.
+//!
+//! Disks that share a past share its bytes until one of them changes a file.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::rng::SeededRng;
 
@@ -16,7 +19,7 @@ type OldSector = Vec<u8>;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Content {
-    bytes: Vec<u8>,
+    bytes: Arc<Vec<u8>>,
     unsynced: BTreeMap<u64, OldSector>,
     lost: BTreeMap<u64, OldSector>,
     durable_len: usize,
@@ -34,7 +37,7 @@ fn index(at: u64) -> usize {
 impl Content {
     /// A file whose bytes are all on the medium.
     pub(super) fn durable(bytes: Vec<u8>) -> Self {
-        Self { durable_len: bytes.len(), bytes, ..Self::default() }
+        Self { durable_len: bytes.len(), bytes: Arc::new(bytes), ..Self::default() }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -53,6 +56,17 @@ impl Content {
 
     pub(super) fn reserve(&mut self, end: u64) {
         self.reserved = self.reserved.max(end);
+    }
+
+    fn bytes_mut(&mut self) -> &mut Vec<u8> {
+        Arc::make_mut(&mut self.bytes)
+    }
+
+    /// New bytes are zero.
+    fn resize(&mut self, len: usize) {
+        if self.bytes.len() != len {
+            self.bytes_mut().resize(len, 0);
+        }
     }
 
     fn remember(&mut self, from: u64, to: u64) {
@@ -81,10 +95,10 @@ impl Content {
         let end = at + bytes.len() as u64;
         self.remember(at, end);
         if self.bytes.len() < index(end) {
-            self.bytes.resize(index(end), 0);
+            self.resize(index(end));
             self.set_lens.clear();
         }
-        self.bytes[index(at)..index(end)].copy_from_slice(bytes);
+        self.bytes_mut()[index(at)..index(end)].copy_from_slice(bytes);
     }
 
     pub(super) fn set_len(&mut self, len: u64) {
@@ -92,7 +106,7 @@ impl Content {
             self.remember(len, self.bytes.len() as u64);
             self.reserved = len;
         }
-        self.bytes.resize(index(len), 0);
+        self.resize(index(len));
         self.set_lens.push(index(len));
     }
 
@@ -110,7 +124,7 @@ impl Content {
 
     /// Changes a bit for good, whether it was synced or not.
     pub(super) fn flip(&mut self, byte: u64, mask: u8) {
-        if let Some(shown) = self.bytes.get_mut(index(byte)) {
+        if let Some(shown) = self.bytes_mut().get_mut(index(byte)) {
             *shown ^= mask;
         }
         for old in [&mut self.unsynced, &mut self.lost] {
@@ -142,7 +156,7 @@ impl Content {
         };
         let mut old = std::mem::take(&mut self.unsynced);
         old.append(&mut self.lost);
-        self.bytes.resize(written_len.max(self.durable_len), 0);
+        self.resize(written_len.max(self.durable_len));
         for (sector, old) in old {
             let start = index(sector * SECTOR);
             let cut_off = written_len < start + old.len() && written_len < self.durable_len;
@@ -152,12 +166,13 @@ impl Content {
             }
             let end = (start + index(SECTOR)).min(self.bytes.len());
             if start < end {
-                self.bytes[start..end].fill(0);
+                let bytes = self.bytes_mut();
+                bytes[start..end].fill(0);
                 let shown = old.len().min(end - start);
-                self.bytes[start..start + shown].copy_from_slice(&old[..shown]);
+                bytes[start..start + shown].copy_from_slice(&old[..shown]);
             }
         }
-        self.bytes.resize(len, 0);
+        self.resize(len);
         self.durable_len = len;
         self.set_lens.clear();
         self.reserved = self.durable_reserved;

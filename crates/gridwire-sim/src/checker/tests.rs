@@ -244,6 +244,22 @@ fn a_renewal_lengthens_a_lock() {
 }
 
 #[test]
+fn a_cut_takes_back_what_was_answered_after_the_last_flush_began_and_no_more() {
+    let again = |cut, flushed| {
+        move |checker: &mut Checker| {
+            receive(checker, "a", "first", 1, 10, 20);
+            settle(checker, Verb::Acknowledge, "first", None, 30, 40);
+            checker.power_cut_after_flush(at(cut), at(flushed));
+            receive(checker, "a", "second", 2, 12_000, 12_001);
+        }
+    };
+    check_history(again(60, 40), &[]);
+    check_history(again(60, 41), &["zombie"]);
+    check_history(again(5_000, 40), &[]);
+    check_history(again(5_000, 4_900), &["zombie"]);
+}
+
+#[test]
 fn what_was_acknowledged_stays_away() {
     let again = |cut: Option<u64>, flushed| {
         move |checker: &mut Checker| {

@@ -1,6 +1,8 @@
 //! Calls of the disk that fail, and a disk that is full.
 
 use std::io::ErrorKind;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use gridwire_outside::memory::Call;
@@ -80,21 +82,41 @@ fn fail_every(call: Call, kind: ErrorKind, stride: u64) -> u64 {
 fn every_call_of_a_history_may_fail() {
     let operations = knob("GRIDWIRE_OPERATIONS").unwrap_or(STEPS);
     let mut world = World::new(700);
-    let mut tried = 0;
+    let mut worlds = Vec::new();
     for piece in 0..operations.div_ceil(STEPS) {
-        for forever in [false, true] {
-            let fails = |n: &u64| {
-                let _place = Place(format!("piece {piece}, call {n}, forever: {forever}"));
-                fail_next(world.fork(), Call::Any, *n, ErrorKind::Other, forever)
-            };
-            // A piece ends long before its calls could be counted to that.
-            tried += (1..u64::from(u32::MAX)).take_while(fails).count();
-        }
-        world.run(STEPS, 1).expect("nothing goes wrong");
+        worlds.extend([false, true].map(|forever| (piece, forever, world.fork())));
+        let mut node = world.open(1).expect("nothing goes wrong");
+        (0..STEPS).for_each(|_| world.step(&mut node).expect("nothing goes wrong"));
+        let starts = world.subs.iter().map(|sub| (sub.topic, node.log.start(sub.topic))).collect();
+        world.ledger = std::mem::take(&mut node.ledger);
+        drop(node);
         world.kill();
+        world.ledger.settle(&world.subs, starts);
     }
+    let (worlds, tried) = (Mutex::new(worlds), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                // The longest histories first: they take longest.
+                while let Some((piece, forever, world)) = next(&worlds) {
+                    let fails = |n: &u64| {
+                        let _place = Place(format!("piece {piece}, call {n}, forever: {forever}"));
+                        fail_next(world.fork(), Call::Any, *n, ErrorKind::Other, forever)
+                    };
+                    // A piece ends long before its calls could be counted to that.
+                    let failed = (1..u64::from(u32::MAX)).take_while(fails).count();
+                    tried.fetch_add(failed, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let tried = tried.into_inner();
     say(&format!("{tried} failing calls in {operations} operations"));
     assert!(tried > 100);
+}
+
+fn next<T>(left: &Mutex<Vec<T>>) -> Option<T> {
+    left.lock().expect("no panic while the list is held").pop()
 }
 
 fn stride() -> u64 {

@@ -4,6 +4,7 @@
 //! each event: nothing of it is asked of the shard.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use gridwire_core::event::Event;
@@ -34,23 +35,38 @@ struct Stored {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ledger {
     /// Acknowledged events.
-    events: BTreeMap<(TopicNumber, Offset), Stored>,
+    events: BTreeMap<(TopicNumber, Offset), Arc<Stored>>,
     /// Bodies of frames whose publish was begun: they may be there.
-    begun: BTreeSet<Vec<u8>>,
+    begun: BTreeSet<Arc<[u8]>>,
     /// What readers were shown.
-    seen: BTreeMap<Lsn, (TopicNumber, Offset, Vec<u8>)>,
+    seen: BTreeMap<Lsn, (TopicNumber, Offset, Arc<[u8]>)>,
     /// Recorded groups of decisions, with the time of their answer.
-    groups: BTreeMap<StateSeq, (Timestamp, Vec<u8>)>,
+    groups: BTreeMap<StateSeq, (Timestamp, Arc<[u8]>)>,
     /// Groups whose recording was begun and not answered: they may be there.
     attempted: BTreeSet<Vec<u8>>,
     /// The last group that is known to be flushed, and the last that a kill must leave.
     flushed: u64,
     killed: u64,
+    /// What the groups up to one that no fault can take back come to ([`Ledger::settle`]), and that one's number.
+    settled: Arc<BTreeMap<SubscriptionNumber, BTreeMap<Offset, Status>>>,
+    settled_to: u64,
+    /// The first group that the latest start found.
+    first_group: u64,
+    /// What was there when this was last settled, and when it was the time before.
+    there: There,
+    there_before: There,
+}
+
+/// Where what a log holds begins.
+#[derive(Clone, Debug, Default)]
+struct There {
+    starts: BTreeMap<TopicNumber, Offset>,
+    first_group: u64,
 }
 
 impl Ledger {
     pub(crate) fn publishes(&mut self, topic: TopicNumber, events: &[Event<'_>], slots: &[Slot]) {
-        self.begun.insert(draft(topic, events, slots).body);
+        self.begun.insert(draft(topic, events, slots).body.into());
     }
 
     pub(crate) fn published(
@@ -63,13 +79,14 @@ impl Ledger {
         for (offset, event) in (appended.first.0..).map(Offset).zip(events) {
             let mut bytes = Vec::new();
             event.encode(&mut bytes);
-            let before = self.events.insert((topic, offset), Stored { bytes, slots: slots.to_vec() });
+            let before =
+                self.events.insert((topic, offset), Arc::new(Stored { bytes, slots: slots.to_vec() }));
             assert!(before.is_none(), "an offset is given once");
         }
     }
 
     pub(crate) fn seen(&mut self, frame: &Frame) {
-        self.seen.insert(frame.lsn, (frame.topic, frame.first, frame.body.to_vec()));
+        self.seen.insert(frame.lsn, (frame.topic, frame.first, Arc::from(&*frame.body)));
     }
 
     pub(crate) fn attempts(&mut self, group: &[u8]) {
@@ -77,7 +94,7 @@ impl Ledger {
     }
 
     pub(crate) fn recorded(&mut self, seq: StateSeq, time: Timestamp, group: Vec<u8>) {
-        assert!(self.groups.insert(seq, (time, group)).is_none(), "a number is given once");
+        assert!(self.groups.insert(seq, (time, group.into())).is_none(), "a number is given once");
     }
 
     pub(crate) fn flushed(&mut self, seq: StateSeq) {
@@ -85,7 +102,7 @@ impl Ledger {
     }
 
     fn newest(&self) -> u64 {
-        self.groups.last_key_value().map_or(0, |(seq, _)| seq.0)
+        self.groups.last_key_value().map_or(self.settled_to, |(seq, _)| seq.0)
     }
 
     /// The process ends, the machine does not: all that was recorded is there at the next start.
@@ -120,36 +137,78 @@ impl Ledger {
         }
         for (seq, bytes) in groups {
             match self.groups.get(seq) {
-                Some((_, recorded)) => assert_eq!(recorded, bytes, "group {seq}"),
+                Some((_, recorded)) => assert_eq!(**recorded, **bytes, "group {seq}"),
                 None => assert!(self.attempted.contains(bytes), "group {seq} is invented"),
             }
         }
         self.groups.retain(|seq, _| *seq <= last);
         for (seq, bytes) in groups {
-            self.groups.entry(*seq).or_insert_with(|| (Timestamp::ZERO, bytes.clone()));
+            self.groups.entry(*seq).or_insert_with(|| (Timestamp::ZERO, bytes.as_slice().into()));
         }
         self.flushed = last.0;
+        self.first_group = groups.first().map_or(last.0 + 1, |(seq, _)| seq.0);
         self.attempted.clear();
     }
 
     /// The status of every event of a subscription that has one, by the decisions recorded.
     pub(crate) fn statuses(&self, sub: SubscriptionNumber) -> BTreeMap<Offset, Status> {
-        let mut statuses = BTreeMap::new();
-        for (_, group) in self.groups.values() {
-            let mut input = group.as_slice();
-            while !input.is_empty() {
-                let decision = Decision::decode(&mut input).expect("a group is whole");
-                if decision.subscription() == sub {
-                    apply(&mut statuses, &decision);
-                }
+        let mut statuses = self.settled.get(&sub).cloned().unwrap_or_default();
+        for decision in self.groups.range(StateSeq(self.settled_to + 1)..).flat_map(decisions) {
+            if decision.subscription() == sub {
+                apply(&mut statuses, &decision);
             }
         }
         statuses
     }
 
+    /// Works out once what all the worlds have in common that are forked from here on, and forgets what has been gone
+    /// for at least a life: what is told in `starts` of each topic. Not the dead letters, which must be there for ever.
+    pub(crate) fn settle(&mut self, subs: &[Sub], starts: BTreeMap<TopicNumber, Offset>) {
+        let settled = Arc::make_mut(&mut self.settled);
+        let more = StateSeq(self.settled_to + 1)..=StateSeq(self.flushed.max(self.settled_to));
+        for decision in self.groups.range(more).flat_map(decisions) {
+            apply(settled.entry(decision.subscription()).or_default(), &decision);
+        }
+        self.settled_to = self.flushed.max(self.settled_to);
+        let there = There { starts, first_group: self.first_group };
+        self.there_before = std::mem::replace(&mut self.there, there);
+        self.forget(subs);
+    }
+
+    fn forget(&mut self, subs: &[Sub]) {
+        let settled = Arc::make_mut(&mut self.settled);
+        let gone = &self.there_before.starts;
+        let is_gone =
+            |topic: TopicNumber, offset: Offset| gone.get(&topic).is_some_and(|start| offset < *start);
+        let is_over = |status: Option<&Status>| matches!(status, Some(Status::Settled(how)) if *how != Settlement::DeadLettered);
+        self.events.retain(|(topic, offset), stored| {
+            let mut wanted =
+                subs.iter().filter(|sub| sub.topic == *topic && stored.slots.contains(&sub.slot));
+            let is_over = |sub: &Sub| is_over(settled.get(&sub.number).and_then(|of| of.get(offset)));
+            !(is_gone(*topic, *offset) && wanted.all(is_over))
+        });
+        for sub in subs {
+            let Some(statuses) = settled.get_mut(&sub.number) else { continue };
+            statuses.retain(|offset, status| {
+                let is_needed = self.events.contains_key(&(sub.topic, *offset));
+                is_needed || !is_gone(sub.topic, *offset) || !is_over(Some(status))
+            });
+        }
+        let begun = &mut self.begun;
+        self.seen.retain(|_, (topic, first, body)| {
+            let is_gone = is_gone(*topic, *first);
+            if is_gone {
+                begun.remove(body);
+            }
+            !is_gone
+        });
+        let needed = self.there_before.first_group.min(self.settled_to + 1);
+        self.groups = self.groups.split_off(&StateSeq(needed));
+    }
+
     /// What a log must hold, read in every way there is.
     pub(crate) fn check_events(&self, log: &dyn Log) {
-        let mut topics: BTreeMap<TopicNumber, Vec<(Offset, &Stored)>> = BTreeMap::new();
+        let mut topics: BTreeMap<TopicNumber, Vec<(Offset, &Arc<Stored>)>> = BTreeMap::new();
         for ((topic, offset), stored) in &self.events {
             if log.start(*topic) <= *offset {
                 topics.entry(*topic).or_default().push((*offset, stored));
@@ -193,6 +252,11 @@ impl Ledger {
         self.check_frames(&read_all(&node.log).expect("it is read"));
         for sub in subs {
             let (start, end) = (node.log.start(sub.topic), node.log.end(sub.topic));
+            let gone = self.there_before.starts.get(&sub.topic);
+            assert!(
+                gone.is_none_or(|gone| *gone <= start),
+                "what was let go long ago is back: from {start} on"
+            );
             let statuses = self.statuses(sub.number);
             for ((topic, offset), stored) in &self.events {
                 let needed = *topic == sub.topic && stored.slots.contains(&sub.slot);
@@ -279,6 +343,15 @@ pub(crate) fn scan_all(log: &dyn Log, topic: TopicNumber, slot: Slot) -> BTreeSe
         found.extend(scanned.matches.iter().map(|matched| matched.offset));
     }
     found
+}
+
+/// What was recorded in a group.
+fn decisions((_, (_, group)): (&StateSeq, &(Timestamp, Arc<[u8]>))) -> Vec<Decision> {
+    let (mut input, mut decisions) = (&**group, Vec::new());
+    while !input.is_empty() {
+        decisions.push(Decision::decode(&mut input).expect("a group is whole"));
+    }
+    decisions
 }
 
 fn apply(statuses: &mut BTreeMap<Offset, Status>, decision: &Decision) {

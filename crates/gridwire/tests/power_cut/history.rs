@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use gridwire_sim::checker::{Counts, Violation};
 
+use crate::flushes::Flushes;
 use crate::machine::Machine;
 use crate::platter::{Loss, Moment, Survival};
-use crate::storm::World;
+use crate::storm::{End, World};
 use crate::support::load::Chance;
 use crate::support::outside::WallClock;
 use crate::support::server::show;
@@ -57,6 +58,8 @@ pub(crate) struct Story {
     pub(crate) kills: u32,
     pub(crate) loss: Loss,
     pub(crate) flushes: u64,
+    /// What power cuts could take back of what was settled and locked, at most; zero where nobody watched.
+    pub(crate) unflushed_for: Duration,
     pub(crate) slowest_start: Duration,
     pub(crate) counts: Counts,
     /// Deliveries that never came. The checker keeps only the first violations, and these are found last.
@@ -82,8 +85,11 @@ pub(crate) fn run(
     let mut server = Server::launch(Launch { data_dir: data_dir.clone(), ..Launch::default() });
     let world = World::new(&server);
     server.terminate();
-    server.launch.before = before(&dir);
+    let words = before(&dir);
+    let mut flushes = Flushes::new(&words, server.scratch(), &world.judge);
+    server.launch.before = if words.is_empty() { flushes.before() } else { words };
     server.restart();
+    flushes.serves(&world.judge);
     while story.cuts < cuts {
         let mut plan = Plan::new(&mut chance);
         plan.cut_after = plan.cut_after.max(least);
@@ -92,18 +98,20 @@ pub(crate) fn run(
                 server.end();
                 world.judge.now()
             });
-            world.ended(when, false);
+            world.ended(when, End::Killed);
             story.kills += 1;
             start(&world, &mut server, &mut story);
+            flushes.serves(&world.judge);
         }
-        let chance_of_cut = chance.split();
+        let (chance_of_cut, pid) = (chance.split(), server.pid());
         let (when, loss) = storm(&world, &mut server, plan.cut_after, &mut chance, |server| {
             let loss = machine.cut(plan.moment, plan.survival, chance_of_cut);
             let when = world.judge.now();
             server.end();
             (when, loss)
         });
-        world.ended(when, true);
+        let flushed = flushes.last(pid, when, &world.judge);
+        world.ended(when, End::PowerCut(flushed));
         story.add(loss);
         machine.boot();
         if let Some((after, moment, survival)) = plan.again {
@@ -112,17 +120,20 @@ pub(crate) fn run(
             let loss = machine.cut(moment, survival, chance.split());
             let when = world.judge.now();
             server.end();
-            world.ended(when, true);
+            // What the first cut left unsure still is.
+            world.ended(when, End::PowerCut(flushed));
             story.add(loss);
             machine.boot();
         }
         check_store(&dir);
         start(&world, &mut server, &mut story);
+        flushes.serves(&world.judge);
         show(&format!("cut {}: {plan:?}; {loss:?}; ready after {:?}", story.cuts, server.ready_after));
     }
     let clock = last_start(&world, &mut server, &mut story, data_dir);
     story.lost = world.drain(&server);
     story.flushes = machine.flushes();
+    story.unflushed_for = flushes.longest_ago;
     assert!(server.terminate().0.success(), "the server stops when asked to");
     drop(clock);
     check_store(&dir);
@@ -166,7 +177,7 @@ fn last_start(
     data_dir: Option<(PathBuf, PathBuf)>,
 ) -> Option<WallClock> {
     server.end();
-    world.ended(world.judge.now(), false);
+    world.ended(world.judge.now(), End::Killed);
     let clock = WallClock::new();
     server.launch = Launch { data_dir, ..Launch::default() };
     if let Ok(clock) = &clock {
@@ -198,13 +209,15 @@ impl Story {
         let Counts { accepted, unknown, deliveries, repeated, .. } = self.counts;
         format!(
             "{} cuts, {} kills, {} sectors kept of {} un-flushed, {} flushes; {accepted} events accepted, {unknown} \
-             unknown, {deliveries} deliveries, {repeated} of them repeated; ready after {:?} at most",
+             unknown, {deliveries} deliveries, {repeated} of them repeated; ready after {:?} at most; decisions flushed \
+             {:?} before a cut at most",
             self.cuts,
             self.kills,
             self.loss.kept,
             self.loss.kept + self.loss.lost,
             self.flushes,
-            self.slowest_start
+            self.slowest_start,
+            self.unflushed_for
         )
     }
 }

@@ -26,8 +26,8 @@ const LOCK: Duration = Duration::from_secs(60);
 const TIME_TO_LIVE: Duration = Duration::from_secs(24 * 3600);
 /// What a lost answer has locked comes again when its lock has run out.
 const DRAIN_WITHIN: Duration = Duration::from_secs(100);
-/// How late the flush of every 100 ms may be on two processors that also build, test and play the clients: a second in
-/// all, with what the checker allows anyway.
+/// How late the flush of every 100 ms may be on two processors that also build, test and play the clients, where nobody
+/// watches the flushes: a second in all, with what the checker allows anyway.
 const FLUSHES_LATE_BY: Duration = Duration::from_millis(750);
 /// Answers of webhooks take a twentieth of a second.
 const QUIET_WITHIN: Duration = Duration::from_secs(10);
@@ -56,6 +56,12 @@ impl Judge {
         let passed = self.begun.elapsed() + Duration::from_millis(self.ahead.load(Ordering::SeqCst));
         // Far enough from zero to look back.
         Timestamp::from_millis(1_000_000_000) + passed
+    }
+
+    /// A moment that is so long ago.
+    pub(crate) fn before_now(&self, ago: Duration) -> Timestamp {
+        let ago = u64::try_from(ago.as_millis()).expect("a short time");
+        Timestamp::from_millis(self.now().as_millis().saturating_sub(ago))
     }
 
     pub(crate) fn put_ahead(&self, by: Duration) {
@@ -93,6 +99,14 @@ impl Judge {
         checker.answered(id, answer, when);
         reply
     }
+}
+
+/// What ended a server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum End {
+    Killed,
+    /// With the beginning of the last flush of decisions that succeeded, where it is known.
+    PowerCut(Option<Timestamp>),
 }
 
 /// One history: resources that were made on an empty server, and all that happened since.
@@ -196,17 +210,17 @@ impl World {
     }
 
     /// The server ended at this moment or soon after, and has not been started again.
-    pub(crate) fn ended(&self, when: Timestamp, power: bool) {
+    pub(crate) fn ended(&self, when: Timestamp, end: End) {
         // What it had sent is of its own time, however late we look at it. So is what it did between the moment when
         // the power went and its end.
         self.sink.wait_quiet(QUIET_WITHIN);
         let now = self.judge.now();
         let mut checker = self.judge.checker();
         checker.killed(when);
-        if power {
-            checker.power_cut(now);
-        } else {
-            checker.killed(now);
+        match end {
+            End::Killed => checker.killed(now),
+            End::PowerCut(None) => checker.power_cut(now),
+            End::PowerCut(Some(flushed)) => checker.power_cut_after_flush(now, flushed),
         }
     }
 

@@ -62,7 +62,7 @@ impl Request {
     }
 
     /// The request as it goes over the wire.
-    fn wire(&self, host: SocketAddr) -> Vec<u8> {
+    pub(crate) fn wire(&self, host: SocketAddr) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.path);
         if !self.has("host") {
             head.extend(["host: ", &host.to_string(), "\r\n"]);
@@ -123,12 +123,17 @@ impl Client {
     }
 
     pub(crate) fn send(&mut self, request: &Request) -> io::Result<Answer> {
+        self.send_wire(&request.wire(self.address), &request.method)
+    }
+
+    /// The same for a request that was written down before ([`Request::wire`]), so that sending it often costs little.
+    pub(crate) fn send_wire(&mut self, bytes: &[u8], method: &str) -> io::Result<Answer> {
         let mut stream = match self.kept.take() {
             Some((stream, used)) if used.elapsed() < IDLE_MAX => stream,
             _ => connect(self.address)?,
         };
-        stream.get_mut().write_all(&request.wire(self.address))?;
-        let (answer, reusable) = read_answer(&mut stream, &request.method)?;
+        stream.get_mut().write_all(bytes)?;
+        let (answer, reusable) = read_answer(&mut stream, method)?;
         if reusable {
             self.kept = Some((stream, now()));
         }

@@ -142,3 +142,29 @@ fn a_delivery_whose_bytes_could_not_be_read_is_none() {
     driver.advance_to(at(60));
     check(&mut driver, 1, DeadLetterReason::TimeToLive, LastAttempt { at: Some(at(2)), status: Some(503) });
 }
+
+/// What waits for its next delivery when the limit is lowered to what it has had already gets no other, and is
+/// told with as many as it had.
+#[test]
+fn an_event_given_up_for_a_lowered_limit_is_told_with_the_deliveries_that_it_had() {
+    let mut pulled = Driver::new(dead_lettered(pull()));
+    pulled.publish(1);
+    let tokens = pulled.receive(1);
+    let verb = SettleVerb::Release { delay: seconds(10) };
+    assert_eq!(pulled.settle(verb, &tokens), [Ok(())]);
+    let mut pushed = Driver::new(dead_lettered(push()));
+    pushed.publish(1);
+    let [(offset, 1, id)] = pushed.attempts()[..] else { panic!("one attempt") };
+    pushed.outcome(offset, id, failed(503));
+    let had = [(pulled, LastAttempt { at: Some(at(0)), status: None })];
+    let had = had.into_iter().chain([(pushed, LastAttempt { at: Some(at(0)), status: Some(503) })]);
+    for (mut driver, last) in had {
+        driver.policy.attempts_max = 1;
+        driver.subscribe();
+        driver.advance_to(at(60));
+        if matches!(driver.policy.mode, DeliveryMode::Pull { .. }) {
+            assert!(driver.receive(1).is_empty());
+        }
+        check(&mut driver, 1, DeadLetterReason::MaxDeliveryAttempts, last);
+    }
+}
