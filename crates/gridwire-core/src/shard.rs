@@ -187,7 +187,8 @@ pub enum Effect {
         reply: ReplyId,
         answer: Answer,
     },
-    /// Post the event; report by [`Input::Attempted`]. `attempt` is 1 the first time.
+    /// Post the event; report by [`Input::Attempted`]. `attempt` is 1 the first time. Events that follow each other
+    /// with the same `id` share a request.
     Attempt {
         subscription: SubscriptionNumber,
         topic: TopicNumber,

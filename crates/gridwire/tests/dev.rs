@@ -2,6 +2,8 @@
 
 mod support;
 
+#[path = "dev/batches.rs"]
+mod batches;
 #[path = "dev/clock.rs"]
 mod clock;
 #[path = "dev/faults.rs"]

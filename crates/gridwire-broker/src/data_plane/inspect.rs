@@ -53,6 +53,7 @@ pub(super) async fn deliveries(
                 "offset": delivery.offset.0,
                 "eventId": event_id(delivery.offset).unwrap_or_default(),
                 "attempt": delivery.attempt,
+                "batch": delivery.batch,
                 "outcome": delivery.outcome,
                 "status": delivery.status,
                 "latencyMs": delivery.latency.as_secs_f64() * 1000.0,

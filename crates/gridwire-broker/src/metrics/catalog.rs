@@ -91,7 +91,7 @@ pub(super) const PER_TOPIC: [PerTopic; 3] = [
     ),
 ];
 
-pub(super) const PER_SUBSCRIPTION: [PerSubscription; 10] = [
+pub(super) const PER_SUBSCRIPTION: [PerSubscription; 11] = [
     (
         counter(
             "gridwire_publish_events_matched_total",
@@ -105,7 +105,7 @@ pub(super) const PER_SUBSCRIPTION: [PerSubscription; 10] = [
         counter(
             "gridwire_delivery_attempts_delivered_total",
             SUBSCRIPTION,
-            "Push attempts that were accepted.",
+            "Push attempts that were accepted; each event of a batch is one.",
             "DeliverySuccessCount",
         ),
         |counters| one(&counters.attempts_delivered),
@@ -114,10 +114,19 @@ pub(super) const PER_SUBSCRIPTION: [PerSubscription; 10] = [
         counter(
             "gridwire_delivery_attempts_failed_total",
             "topic, subscription, outcome",
-            "Push attempts that failed, by outcome.",
+            "Push attempts that failed, by outcome; each event of a batch is one.",
             "DeliveryAttemptFailCount",
         ),
         |counters| by("outcome", counters.attempts_failed.counted(&OUTCOMES)),
+    ),
+    (
+        counter(
+            "gridwire_delivery_requests_total",
+            SUBSCRIPTION,
+            "Push requests that ended, however; with batching one carries several events.",
+            "",
+        ),
+        |counters| one(&counters.requests),
     ),
     (
         counter(

@@ -6,6 +6,7 @@
 //! is due; what is given up waits there until its dead letter is written. Every recorded change goes through
 //! [`QueueState::apply`] and no other way.
 
+mod attempts;
 pub(super) mod outlook;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,19 +25,10 @@ use crate::planted::planted;
 use crate::retry::{Outcome, Verdict};
 use crate::routing::{DeliveryMode, QueuePolicy};
 use crate::time::Timestamp;
+use attempts::InFlight;
 
-/// Attempts of one push subscription at once. Twice the connections to its endpoint, so that the next
-/// attempt is always at hand, and no more, because a crash repeats those in flight.
-const ATTEMPTS_IN_FLIGHT_MAX: usize = 64;
 /// How long an event whose bytes could not be read waits before it is tried again.
 const READ_RETRY: Duration = Duration::from_secs(10);
-
-/// A push attempt in flight; not recorded, so a crash repeats it, uncounted.
-#[derive(Clone, Copy, Debug)]
-struct InFlight {
-    held: Held,
-    id: u64,
-}
 
 /// How a push attempt ended; `id` is the one it was started with, `jitter` is in `0.0..1.0`.
 #[derive(Clone, Copy, Debug)]
@@ -77,12 +69,11 @@ pub(super) struct Queue {
     scanning: bool,
     /// Troubled events whose time has come, by offset: the oldest first.
     again: BTreeSet<u64>,
-    in_flight: BTreeMap<u64, InFlight>,
+    in_flight: InFlight,
     receivers: BTreeMap<ReplyId, Receiver>,
     receiver_deadlines: BTreeSet<(Timestamp, ReplyId)>,
     /// Those of condemned events.
     letters: Letters,
-    attempt_ids: u64,
     /// Where this queue stands in the shard's timers.
     pub(super) timer: Timestamp,
 }
@@ -109,10 +100,9 @@ impl Queue {
             cursor,
             scanning: false,
             again: BTreeSet::new(),
-            in_flight: BTreeMap::new(),
+            in_flight: InFlight::default(),
             receivers: BTreeMap::new(),
             receiver_deadlines: BTreeSet::new(),
-            attempt_ids: 0,
             timer: Timestamp::MAX,
         }
     }
@@ -125,7 +115,7 @@ impl Queue {
         };
         [
             self.ready.front().map(|position| position.offset.0),
-            self.in_flight.keys().next().copied(),
+            self.in_flight.first(),
             self.state.leases.keys().next().copied(),
             self.state.trouble.keys().next().copied(),
         ]
@@ -173,7 +163,7 @@ impl Queue {
         if self.cursor != Cursor::Tail {
             return;
         }
-        if self.ready.len() >= limits::READY_MAX {
+        if self.ready.len() >= self.window() {
             self.cursor = Cursor::Behind(position.offset.0);
             return;
         }
@@ -331,14 +321,11 @@ impl Queue {
         out: &mut Output,
     ) {
         let FinishedAttempt { offset, id, outcome, jitter } = attempt;
-        let Some(in_flight) = self.in_flight.get(&offset.0).copied().filter(|flight| flight.id == id) else {
-            return; // From before a reset.
-        };
-        self.in_flight.remove(&offset.0);
-        let held = in_flight.held;
+        // Otherwise it is from before a reset.
+        let Some(held) = self.in_flight.end(offset.0, id) else { return };
         let last = LastAttempt { at: Some(now), status: status_of(outcome) };
         let verdict = match self.policy.mode {
-            DeliveryMode::Push { retry } => retry.after(outcome, held.attempts, jitter),
+            DeliveryMode::Push { retry, .. } => retry.after(outcome, held.attempts, jitter),
             // The subscription became a pull subscription while the attempt was in flight.
             DeliveryMode::Pull { .. } if outcome == Outcome::Accepted => Verdict::Delivered,
             DeliveryMode::Pull { .. } => Verdict::RetryAfter(Duration::ZERO),
@@ -368,11 +355,7 @@ impl Queue {
             None => self.letters.finish(offset.0).is_some(),
             Some(id) => {
                 let leased = self.state.leases.get(&offset.0).is_some_and(|lease| lease.nonce == id);
-                let in_flight = self.in_flight.get(&offset.0).is_some_and(|flight| flight.id == id);
-                if in_flight {
-                    self.in_flight.remove(&offset.0);
-                }
-                leased || in_flight
+                self.in_flight.end(offset.0, id).is_some() || leased
             }
         };
         if held {
@@ -389,10 +372,9 @@ impl Queue {
             }
             return;
         };
-        let in_flight = self.in_flight.get(&offset.0).filter(|flight| flight.id == id).map(|f| f.held);
+        let in_flight = self.in_flight.end(offset.0, id);
         let leased = self.state.leases.get(&offset.0).filter(|lease| lease.nonce == id).copied();
         let Some(held) = in_flight.or(leased.map(|lease| lease.held)) else { return };
-        self.in_flight.remove(&offset.0);
         let due = crate::retry::next_look(now, READ_RETRY, self.end_of(&held));
         let held = Held { attempts: held.attempts.saturating_sub(1), ..held };
         let last = match leased {
@@ -586,28 +568,6 @@ impl Queue {
         events
     }
 
-    fn start_attempts(&mut self, tail: u64, now: Timestamp, out: &mut Output) {
-        while self.in_flight.len() < ATTEMPTS_IN_FLIGHT_MAX {
-            let Some(held) = self.peek_next() else { break };
-            self.take_next();
-            if held.attempts > self.policy.attempts_max {
-                let last = self.last_attempt(held.offset.0);
-                self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, last, tail, now, out);
-                continue;
-            }
-            self.attempt_ids += 1;
-            let id = self.attempt_ids;
-            self.in_flight.insert(held.offset.0, InFlight { held, id });
-            out.effects.push(Effect::Attempt {
-                subscription: self.number,
-                topic: self.topic,
-                offset: held.offset,
-                attempt: held.attempts,
-                id,
-            });
-        }
-    }
-
     /// What would be delivered next, already counted as its next delivery: first what comes back.
     fn peek_next(&self) -> Option<Held> {
         if let Some(offset) = self.again.first() {
@@ -653,9 +613,16 @@ impl Queue {
         }
     }
 
+    /// Positions that are held ready: at least one batch, if there are any.
+    fn window(&self) -> usize {
+        let batch = self.policy.batching().map_or(0, |batching| batching.events_max as usize);
+        limits::READY_MAX.max(batch)
+    }
+
     fn scan_if_low(&mut self, out: &mut Output) {
         let Cursor::Behind(from) = self.cursor else { return };
-        if self.scanning || self.ready.len() > limits::READY_MAX / 2 {
+        let window = self.window();
+        if self.scanning || self.ready.len() > window / 2 {
             return;
         }
         self.scanning = true;
@@ -664,7 +631,7 @@ impl Queue {
             topic: self.topic,
             slot: self.slot,
             from: Offset(from),
-            max: limits::READY_MAX - self.ready.len(),
+            max: window.saturating_sub(self.ready.len()),
         });
     }
 

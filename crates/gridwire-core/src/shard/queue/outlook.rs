@@ -85,7 +85,7 @@ impl Queue {
         // What has not been shown to us may be anything.
         tail < end
             || self.next_due() <= now
-            || before(self.in_flight.keys().next().copied())
+            || before(self.in_flight.first())
             || before(self.letters.first_in_flight())
             || matches!(self.cursor, Cursor::Behind(from) if from < end && (self.scanning || starts_new))
             || pushes && before(self.again.first().copied())
@@ -142,7 +142,8 @@ mod tests {
     use crate::shard::{Output, Position, ReplyId};
 
     const START: Timestamp = Timestamp::from_millis(1_000_000);
-    const PUSH: DeliveryMode = DeliveryMode::Push { retry: RetryPolicy { tier: Tier::Basic } };
+    const PUSH: DeliveryMode =
+        DeliveryMode::Push { retry: RetryPolicy { tier: Tier::Basic }, batching: None };
     const PULL: DeliveryMode = DeliveryMode::Pull { lock: Duration::from_secs(60) };
 
     struct Rig {
@@ -184,7 +185,7 @@ mod tests {
         }
 
         fn end_attempt(&mut self, offset: u64, outcome: Outcome) {
-            let id = self.queue.in_flight[&offset].id;
+            let id = self.queue.in_flight.id_of(offset);
             let attempt = FinishedAttempt { offset: Offset(offset), id, outcome, jitter: 0.0 };
             self.queue.attempted(attempt, self.tail, self.now, &mut self.out);
             self.pump();
