@@ -40,7 +40,7 @@ async fn answer(broker: &Broker, request: Request) -> Result<Response, ApiError>
     let target = address::parse(&parts, broker.base_domain())?;
     let table = broker.table();
     match target {
-        Target::Inspect { subscription } => inspect::deliveries(broker, &subscription, &parts).await,
+        Target::Inspect { subscription, what } => inspect::answer(broker, &subscription, what, &parts).await,
         Target::Topic(named) => {
             only_post(&parts)?;
             basic(broker, &address::topic(&table, &named)?, &parts, body).await

@@ -9,6 +9,7 @@
 //! (how it is delivered).
 
 pub mod api_error;
+pub mod endpoint;
 pub mod event;
 pub mod fault_script;
 pub mod filter;

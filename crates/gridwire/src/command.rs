@@ -4,6 +4,7 @@ pub(crate) mod apply;
 pub(crate) mod config;
 pub(crate) mod dev;
 pub(crate) mod doctor;
+pub(crate) mod endpoint;
 pub(crate) mod hint;
 pub(crate) mod publish;
 pub(crate) mod pull;

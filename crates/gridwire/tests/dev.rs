@@ -10,3 +10,5 @@ mod clock;
 mod faults;
 #[path = "dev/ladders.rs"]
 mod ladders;
+#[path = "dev/probation.rs"]
+mod probation;

@@ -47,10 +47,28 @@ pub(super) enum Target {
         topic: String,
         operation: Operation,
     },
-    /// The latest deliveries of a subscription, by its number or resource id.
+    /// What a subscription does, by its number or resource id.
     Inspect {
         subscription: String,
+        what: Inspected,
     },
+}
+
+/// What can be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inspected {
+    /// Its latest deliveries.
+    Deliveries,
+    /// How its endpoint is treated.
+    Endpoint,
+}
+
+impl Inspected {
+    fn parse(segment: &str) -> Option<Self> {
+        [("deliveries", Self::Deliveries), ("endpoint", Self::Endpoint)]
+            .into_iter()
+            .find_map(|(name, what)| segment.eq_ignore_ascii_case(name).then_some(what))
+    }
 }
 
 fn not_found(parts: &Parts) -> ApiError {
@@ -92,14 +110,14 @@ pub(super) fn parse(parts: &Parts, base_domain: Option<&str>) -> Result<Target, 
         {
             Ok(Target::Domain(Place::new(subscription, group, name)))
         }
-        [gridwire, v1, subscriptions, id @ .., deliveries]
+        [gridwire, v1, subscriptions, id @ .., what]
             if is(gridwire, "gridwire")
                 && is(v1, "v1")
                 && is(subscriptions, "subscriptions")
-                && is(deliveries, "deliveries")
+                && let Some(what) = Inspected::parse(what)
                 && !id.is_empty() =>
         {
-            Ok(Target::Inspect { subscription: id.join("/") })
+            Ok(Target::Inspect { subscription: id.join("/"), what })
         }
         [subscription, group, namespaces, name, rest @ ..] if is(namespaces, "namespaces") => {
             let place = Named::Place(Place::new(subscription, group, name));
@@ -311,7 +329,8 @@ mod tests {
             Target::Topic(Named::Place(_)) => ("publishToTopic", true),
             Target::Topic(Named::Name(_)) => ("publishToTopicOfHost", true),
             Target::Domain(_) => ("publishToDomain", true),
-            Target::Inspect { .. } => ("latestDeliveries", true),
+            Target::Inspect { what: Inspected::Deliveries, .. } => ("latestDeliveries", true),
+            Target::Inspect { what: Inspected::Endpoint, .. } => ("endpointStatus", true),
             Target::Namespace { place, operation, .. } => {
                 let name = match operation {
                     Operation::Publish => "publish",
@@ -348,7 +367,8 @@ mod tests {
             assert!(by_path, "{path} names its resource, or its host does");
             let suffix = if path.starts_with("/topics/") { "OfHost" } else { "" };
             assert_eq!(id, format!("{name}{suffix}"), "{path}");
-            assert_eq!(*method, if name == "latestDeliveries" { "get" } else { "post" }, "{path}");
+            let inspects = ["latestDeliveries", "endpointStatus"].contains(&name);
+            assert_eq!(*method, if inspects { "get" } else { "post" }, "{path}");
             documented.insert((name, by_host));
         }
         let mut expected: Vec<_> = ["publish", "receive", "acknowledge", "release", "reject", "renewLock"]
@@ -360,6 +380,7 @@ mod tests {
             ("publishToDomain", false),
             ("publishToTopicOfHost", true),
             ("latestDeliveries", false),
+            ("endpointStatus", false),
         ]);
         assert_eq!(documented, expected.into_iter().collect());
     }

@@ -141,6 +141,7 @@ fn queue(floor: u64) -> QueueStatus {
         letters: 1,
         pending: 4,
         behind: false,
+        endpoint: None,
         totals: Totals { delivered: 3, ..Totals::default() },
     }
 }

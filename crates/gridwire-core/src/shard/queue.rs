@@ -17,6 +17,7 @@ use super::decision::{DeadLetterReason, Decision, Held, LastAttempt, Return, Set
 use super::letters::Letters;
 use super::state::{Lease, QueueState, nonce};
 use super::{Answer, Effect, LeasedEvent, Output, Position, ReplyId, SettleVerb, SubscribeInput, TokenError};
+use crate::endpoint::{EndpointHealth, EndpointStatus};
 use crate::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
 use crate::limits;
 use crate::lock_token::LockToken;
@@ -70,6 +71,7 @@ pub(super) struct Queue {
     /// Troubled events whose time has come, by offset: the oldest first.
     again: BTreeSet<u64>,
     in_flight: InFlight,
+    endpoint: EndpointHealth,
     receivers: BTreeMap<ReplyId, Receiver>,
     receiver_deadlines: BTreeSet<(Timestamp, ReplyId)>,
     /// Those of condemned events.
@@ -89,6 +91,7 @@ impl Queue {
             }
         }
         Self {
+            endpoint: attempts::trusted(&input.policy),
             letters,
             number: input.number,
             topic: input.topic,
@@ -137,6 +140,8 @@ impl Queue {
     pub(super) fn configure(&mut self, policy: QueuePolicy, now: Timestamp, out: &mut Output) {
         let changed_mode = std::mem::discriminant(&self.policy.mode) != std::mem::discriminant(&policy.mode);
         self.policy = policy;
+        // Whoever changes a subscription may have mended its endpoint, or chosen another.
+        self.endpoint = attempts::trusted(&self.policy);
         if changed_mode {
             let locked: Vec<Lease> = self.state.leases.values().copied().collect();
             for lease in locked {
@@ -322,7 +327,10 @@ impl Queue {
     ) {
         let FinishedAttempt { offset, id, outcome, jitter } = attempt;
         // Otherwise it is from before a reset.
-        let Some(held) = self.in_flight.end(offset.0, id) else { return };
+        let Some((held, ends_request)) = self.in_flight.end(offset.0, id) else { return };
+        if ends_request {
+            self.endpoint.ended(id, self.in_flight.last_id(), outcome, now);
+        }
         let last = LastAttempt { at: Some(now), status: status_of(outcome) };
         let verdict = match self.policy.mode {
             DeliveryMode::Push { retry, .. } => retry.after(outcome, held.attempts, jitter),
@@ -372,7 +380,7 @@ impl Queue {
             }
             return;
         };
-        let in_flight = self.in_flight.end(offset.0, id);
+        let in_flight = self.in_flight.end(offset.0, id).map(|(held, _)| held);
         let leased = self.state.leases.get(&offset.0).filter(|lease| lease.nonce == id).copied();
         let Some(held) = in_flight.or(leased.map(|lease| lease.held)) else { return };
         let due = crate::retry::next_look(now, READ_RETRY, self.end_of(&held));
@@ -402,6 +410,12 @@ impl Queue {
             AfterFailure::TryAt(due) => self.letters.push(due, offset.0, failures + 1),
             AfterFailure::Drop => self.settled_one(Settlement::DeadLetterFailed, offset, tail, out),
         }
+    }
+
+    /// How the endpoint of a push subscription is treated.
+    pub(super) fn endpoint(&self) -> Option<EndpointStatus> {
+        let pushes = matches!(self.policy.mode, DeliveryMode::Push { .. });
+        pushes.then(|| self.endpoint.status(self.in_flight.requests()))
     }
 
     /// Dead letters that wait for their destination or are being written.
@@ -439,7 +453,9 @@ impl Queue {
     /// When the queue must be looked at again if nothing else happens.
     pub(super) fn next_due(&self) -> Timestamp {
         let receiver = self.receiver_deadlines.first().map(|&(deadline, _)| deadline);
-        self.events_due().min(receiver.unwrap_or(Timestamp::MAX))
+        // The end of a rest is noticed also when nobody waits for it.
+        let rest = self.endpoint.rest().map(|rest| rest.until);
+        [receiver, rest].into_iter().flatten().fold(self.events_due(), Timestamp::min)
     }
 
     /// The same for the events alone.
@@ -452,6 +468,10 @@ impl Queue {
             oldest_again.map(|trouble| self.end_of(&trouble.held)),
             self.ready.front().filter(|_| self.may_condemn()).map(|position| self.end_at(position.time)),
             self.letters.next_due(),
+            self.endpoint
+                .rest()
+                .filter(|_| !self.again.is_empty() || !self.ready.is_empty())
+                .map(|rest| rest.until),
         ]
         .into_iter()
         .flatten()

@@ -660,3 +660,4 @@ mod batches;
 mod damage;
 mod last_attempt;
 mod letters;
+mod probation;

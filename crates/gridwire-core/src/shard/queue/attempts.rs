@@ -7,17 +7,18 @@
 use std::collections::BTreeMap;
 
 use super::Queue;
-use crate::routing::Batching;
+use crate::endpoint::EndpointHealth;
+use crate::routing::{Batching, QueuePolicy};
 use crate::shard::decision::{DeadLetterReason, Held};
 use crate::shard::{Effect, Output};
 use crate::time::Timestamp;
 
-/// Requests of one push subscription at once. Twice the connections to its endpoint, so that the next one is
+/// Requests of one push subscription at once, as long as its endpoint copes with them. Twice the connections to its endpoint, so that the next one is
 /// always at hand, and no more, because a crash repeats those in flight.
-const REQUESTS_IN_FLIGHT_MAX: usize = 64;
+const REQUESTS_IN_FLIGHT_MAX: u32 = 64;
 /// The same with batching. As many as there are connections: what waits here may still share a request, what waits
 /// for a connection may not.
-const BATCHES_IN_FLIGHT_MAX: usize = 32;
+const BATCHES_IN_FLIGHT_MAX: u32 = 32;
 /// Events in all those requests, at which no other is started: two of the largest batches. A crash repeats them.
 const EVENTS_IN_FLIGHT_MAX: usize = 10_000;
 /// About what an event weighs in a body beside what is stored of it: names of members and the topic's id. Whoever
@@ -52,17 +53,19 @@ impl InFlight {
         *self.requests.entry(id).or_default() += 1;
     }
 
-    /// Takes an event out. `None` when it is not in flight in this request.
-    pub(super) fn end(&mut self, offset: u64, id: u64) -> Option<Held> {
+    /// Takes an event out, and tells whether its request has ended with it. `None` when it is not in flight in this
+    /// request.
+    pub(super) fn end(&mut self, offset: u64, id: u64) -> Option<(Held, bool)> {
         let flight = self.events.get(&offset).filter(|flight| flight.id == id)?;
         let held = flight.held;
         self.events.remove(&offset);
         let left = self.requests.get_mut(&id).expect("a request as long as it has an event");
         *left -= 1;
-        if *left == 0 {
+        let ends_request = *left == 0;
+        if ends_request {
             self.requests.remove(&id);
         }
-        Some(held)
+        Some((held, ends_request))
     }
 
     /// The lowest offset.
@@ -75,10 +78,13 @@ impl InFlight {
         self.events.len()
     }
 
-    /// Whether one more request may start.
-    fn has_room(&self, batching: Option<Batching>) -> bool {
-        let requests_max = if batching.is_some() { BATCHES_IN_FLIGHT_MAX } else { REQUESTS_IN_FLIGHT_MAX };
-        self.requests.len() < requests_max && self.events.len() < EVENTS_IN_FLIGHT_MAX
+    pub(super) fn requests(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// The newest request.
+    pub(super) fn last_id(&self) -> u64 {
+        self.last_id
     }
 
     /// The request an event is in.
@@ -88,10 +94,19 @@ impl InFlight {
     }
 }
 
+/// A good opinion of an endpoint.
+pub(super) fn trusted(policy: &QueuePolicy) -> EndpointHealth {
+    let requests_max =
+        if policy.batching().is_some() { BATCHES_IN_FLIGHT_MAX } else { REQUESTS_IN_FLIGHT_MAX };
+    EndpointHealth::new(requests_max)
+}
+
 impl Queue {
     pub(super) fn start_attempts(&mut self, tail: u64, now: Timestamp, out: &mut Output) {
+        self.endpoint.wake(now);
         let batching = self.policy.batching();
-        while self.in_flight.has_room(batching) {
+        while self.endpoint.has_room(self.in_flight.requests()) && self.in_flight.len() < EVENTS_IN_FLIGHT_MAX
+        {
             let Some(first) = self.next_attempt(tail, now, out) else { break };
             let id = self.in_flight.next_id();
             self.start(first, id, out);
