@@ -42,7 +42,7 @@ async fn answer(broker: &Broker, request: Request, peer: Peer) -> Result<Respons
     let target = address::parse(&parts, broker.base_domain())?;
     let table = broker.table();
     match target {
-        Target::Inspect { subscription } => inspect::deliveries(broker, &subscription, &parts).await,
+        Target::Inspect { subscription, what } => inspect::answer(broker, &subscription, what, &parts).await,
         Target::DeadLetters(operation) => {
             dead_letters::answer(broker, &table, &operation, &parts, body, peer).await
         }

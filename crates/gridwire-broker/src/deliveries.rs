@@ -20,6 +20,8 @@ pub(crate) struct Delivery {
     /// The event's id is looked up in the log when somebody asks: most deliveries nobody watches.
     pub(crate) offset: Offset,
     pub(crate) attempt: u32,
+    /// Events that travelled in the same request, this one included.
+    pub(crate) batch: usize,
     pub(crate) outcome: &'static str,
     pub(crate) status: Option<u16>,
     pub(crate) latency: Duration,
@@ -31,12 +33,7 @@ pub(crate) struct Deliveries {
 }
 
 impl Deliveries {
-    /// Remembers a delivery; `seq` is given here.
-    pub(crate) fn push(&self, delivery: Delivery) {
-        self.extend([delivery]);
-    }
-
-    /// The same for deliveries that ended together.
+    /// Remembers deliveries that ended together; `seq` is given here.
     pub(crate) fn extend(&self, deliveries: impl IntoIterator<Item = Delivery>) {
         let mut ring = self.ring.lock().expect("no panic while the ring is held");
         for mut delivery in deliveries {
@@ -81,6 +78,7 @@ mod tests {
             time: Timestamp::ZERO,
             offset: Offset(0),
             attempt: 1,
+            batch: 1,
             outcome: "Delivered",
             status: Some(200),
             latency: Duration::ZERO,
@@ -91,7 +89,7 @@ mod tests {
     fn a_watcher_sees_each_delivery_of_its_subscription_once() {
         let deliveries = Deliveries::default();
         for subscription in [1, 2, 1, 1] {
-            deliveries.push(delivery(subscription));
+            deliveries.extend([delivery(subscription)]);
         }
         let (first, next) = deliveries.after(SubscriptionNumber(1), 0, 2);
         assert_eq!(first.iter().map(|delivery| delivery.seq).collect::<Vec<_>>(), [1, 3]);
@@ -104,7 +102,7 @@ mod tests {
     fn the_ring_is_bounded() {
         let deliveries = Deliveries::default();
         for _ in 0..REMEMBERED_MAX + 10 {
-            deliveries.push(delivery(1));
+            deliveries.extend([delivery(1)]);
         }
         assert_eq!(deliveries.after(SubscriptionNumber(1), 0, usize::MAX).0.len(), REMEMBERED_MAX);
     }

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use gridwire_core::endpoint::{EndpointStatus, Rule};
 use gridwire_core::ids::{SubscriptionNumber, TopicNumber};
 use gridwire_core::routing::{RoutingTable, SubscriptionRoute, TableChange};
 use gridwire_core::shard::QueueStatus;
@@ -57,8 +58,17 @@ pub(crate) struct Named<'a> {
     pub(crate) subscription: &'a str,
 }
 
+/// The endpoint that is held back more.
+fn worse(one: Option<EndpointStatus>, other: Option<EndpointStatus>) -> Option<EndpointStatus> {
+    let held_back = |status: &EndpointStatus| {
+        (matches!(status.rule, Rule::Probation(_)), std::cmp::Reverse(status.requests_max))
+    };
+    one.into_iter().chain(other).max_by_key(held_back)
+}
+
 /// One figure for each pair of labels. A domain topic is no label, for there may be 100,000 of them: what their
-/// subscriptions of one name did is added up. The lag of several is that of the one furthest behind.
+/// subscriptions of one name did is added up. The lag of several is that of the one furthest behind,
+/// and so is the treatment of their endpoints.
 pub(crate) fn merged<'a>(
     queues: impl Iterator<Item = (QueueStatus, Named<'a>)>,
 ) -> Vec<(QueueStatus, Named<'a>)> {
@@ -76,6 +86,7 @@ pub(crate) fn merged<'a>(
         sum.pending += status.pending;
         sum.letters += status.letters;
         sum.behind |= status.behind;
+        sum.endpoint = worse(sum.endpoint, status.endpoint);
         let lag = |status: &QueueStatus| status.end.0.saturating_sub(status.floor.0);
         if lag(&status) > lag(sum) {
             (sum.floor, sum.end) = (status.floor, status.end);

@@ -10,6 +10,7 @@
 
 pub mod api_error;
 pub mod dead_letter;
+pub mod endpoint;
 pub mod event;
 pub mod fault_script;
 pub mod filter;

@@ -9,6 +9,7 @@ mod dead_letter;
 mod envelope;
 mod headers;
 mod object;
+mod requests;
 
 use crate::event::{DeliverySchema, Event, InputSchema};
 use crate::time::Timestamp;
@@ -24,6 +25,7 @@ pub use self::dead_letter::{
     DeadLetterInfo, DeadLetterPlace, dead_letter, dead_letter_path, dead_letter_prefix,
 };
 pub use self::headers::{ValidationEvent, delivery_headers, validation_event, validation_headers};
+pub use self::requests::{DeliveryRequest, delivery_requests};
 
 /// What an event does not carry itself but its delivery shows.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +44,7 @@ pub fn pull_event(event: &Event<'_>, out: &mut Vec<u8>) {
     object.end();
 }
 
-/// Appends one event in the schema a subscription asked for. Arrays are the affair of [`body`].
+/// Appends one event in the schema a subscription asked for. Arrays are the affair of [`delivery_requests`].
 ///
 /// Pairs of schemas that subscriptions cannot have (`publish` contract 3.3) come out in the event's own schema.
 pub fn delivery(event: &Event<'_>, schema: DeliverySchema, context: DeliveryContext<'_>, out: &mut Vec<u8>) {
@@ -70,31 +72,7 @@ fn possible(input: InputSchema, wanted: DeliverySchema) -> DeliverySchema {
     }
 }
 
-/// Appends the body of one delivery request. Event Grid and custom events always travel in an array, a
-/// `CloudEvent` only when the subscription batches.
-pub fn body<'e>(
-    events: impl IntoIterator<Item = (&'e Event<'e>, DeliveryContext<'e>)>,
-    schema: DeliverySchema,
-    batched: bool,
-    out: &mut Vec<u8>,
-) {
-    let array = batched || schema != DeliverySchema::CloudEvent;
-    let mut count = 0;
-    for (event, context) in events {
-        assert!(array || count == 0, "one request carries one CloudEvent unless it is a batch");
-        if array {
-            out.push(if count == 0 { b'[' } else { b',' });
-        }
-        delivery(event, schema, context, out);
-        count += 1;
-    }
-    assert!(count > 0, "a delivery without an event");
-    if array {
-        out.push(b']');
-    }
-}
-
-/// The `Content-Type` that goes with [`body`].
+/// The `Content-Type` that goes with [`delivery_requests`].
 pub fn content_type(schema: DeliverySchema, batched: bool) -> &'static str {
     match (schema, batched) {
         (DeliverySchema::EventGrid | DeliverySchema::Custom, _) => "application/json; charset=utf-8",

@@ -172,8 +172,15 @@ impl QueuePolicy {
     /// The tier whose documented figures hold: only namespaces have pull.
     pub fn tier(&self) -> Tier {
         match self.mode {
-            DeliveryMode::Push { retry } => retry.tier,
+            DeliveryMode::Push { retry, .. } => retry.tier,
             DeliveryMode::Pull { .. } => Tier::Namespace,
+        }
+    }
+
+    pub fn batching(&self) -> Option<Batching> {
+        match self.mode {
+            DeliveryMode::Push { batching, .. } => batching,
+            DeliveryMode::Pull { .. } => None,
         }
     }
 }
@@ -182,8 +189,18 @@ impl QueuePolicy {
 pub enum DeliveryMode {
     /// Receivers ask; an event is locked for `lock` from each receive or renewal.
     Pull { lock: Duration },
-    /// We post; after a failure `retry` says when to try again.
-    Push { retry: RetryPolicy },
+    /// We post; after a failure `retry` says when to try again. With `batching`, events that wait at the same
+    /// time share a request.
+    Push { retry: RetryPolicy, batching: Option<Batching> },
+}
+
+/// How many events one delivery request may carry. Nothing is held back to fill a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batching {
+    /// Never exceeded. At least 2: requests of one event are no batches.
+    pub events_max: u32,
+    /// Of the request's body; exceeded only by an event that is larger by itself.
+    pub bytes_max: usize,
 }
 
 /// Where and how a push subscription's events are posted.

@@ -24,6 +24,7 @@ pub use decision::{DeadLetterReason, Decision, Held, LastAttempt, Return, Settle
 pub use queue::outlook::{QueueOutlook, Waiting, Why};
 pub use state::Totals;
 
+use crate::endpoint::EndpointStatus;
 use crate::filter::MatchSet;
 use crate::frame::FrameView;
 use crate::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
@@ -187,7 +188,8 @@ pub enum Effect {
         reply: ReplyId,
         answer: Answer,
     },
-    /// Post the event; report by [`Input::Attempted`]. `attempt` is 1 the first time.
+    /// Post the event; report by [`Input::Attempted`]. `attempt` is 1 the first time. Events that follow each other
+    /// with the same `id` share a request.
     Attempt {
         subscription: SubscriptionNumber,
         topic: TopicNumber,
@@ -259,6 +261,8 @@ pub struct QueueStatus {
     /// Those of them that were given up and whose dead letter is not written yet.
     pub letters: usize,
     pub behind: bool,
+    /// How its endpoint is treated, if it has one.
+    pub endpoint: Option<EndpointStatus>,
 }
 
 #[derive(Debug, Default)]
@@ -499,6 +503,7 @@ impl Shard {
                 pending: queue.pending(),
                 letters: queue.letters(),
                 behind: queue.is_behind(),
+                endpoint: queue.endpoint(),
             }
         };
         self.queues.values().map(status).collect()

@@ -5,6 +5,7 @@ pub(crate) mod config;
 pub(crate) mod dead_letter;
 pub(crate) mod dev;
 pub(crate) mod doctor;
+pub(crate) mod endpoint;
 pub(crate) mod hint;
 pub(crate) mod publish;
 pub(crate) mod pull;

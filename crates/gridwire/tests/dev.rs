@@ -2,6 +2,8 @@
 
 mod support;
 
+#[path = "dev/batches.rs"]
+mod batches;
 #[path = "dev/clock.rs"]
 mod clock;
 #[path = "dev/faults.rs"]
@@ -10,3 +12,5 @@ mod faults;
 mod ladders;
 #[path = "dev/letters.rs"]
 mod letters;
+#[path = "dev/probation.rs"]
+mod probation;

@@ -49,11 +49,29 @@ pub(super) enum Target {
         topic: String,
         operation: Operation,
     },
-    /// The latest deliveries of a subscription, by its number or resource id.
+    /// What a subscription does, by its number or resource id.
     Inspect {
         subscription: String,
+        what: Inspected,
     },
     DeadLetters(dead_letters::Operation),
+}
+
+/// What can be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inspected {
+    /// Its latest deliveries.
+    Deliveries,
+    /// How its endpoint is treated.
+    Endpoint,
+}
+
+impl Inspected {
+    fn parse(segment: &str) -> Option<Self> {
+        [("deliveries", Self::Deliveries), ("endpoint", Self::Endpoint)]
+            .into_iter()
+            .find_map(|(name, what)| segment.eq_ignore_ascii_case(name).then_some(what))
+    }
 }
 
 fn not_found(parts: &Parts) -> ApiError {
@@ -95,14 +113,14 @@ pub(super) fn parse(parts: &Parts, base_domain: Option<&str>) -> Result<Target, 
         {
             Ok(Target::Domain(Place::new(subscription, group, name)))
         }
-        [gridwire, v1, subscriptions, id @ .., deliveries]
+        [gridwire, v1, subscriptions, id @ .., what]
             if is(gridwire, "gridwire")
                 && is(v1, "v1")
                 && is(subscriptions, "subscriptions")
-                && is(deliveries, "deliveries")
+                && let Some(what) = Inspected::parse(what)
                 && !id.is_empty() =>
         {
-            Ok(Target::Inspect { subscription: id.join("/") })
+            Ok(Target::Inspect { subscription: id.join("/"), what })
         }
         [gridwire, v1, rest @ ..] if is(gridwire, "gridwire") && is(v1, "v1") => {
             let operation = dead_letters::Operation::parse(rest).ok_or_else(|| not_found(parts))?;
@@ -318,7 +336,8 @@ mod tests {
             Target::Topic(Named::Place(_)) => ("publishToTopic", true),
             Target::Topic(Named::Name(_)) => ("publishToTopicOfHost", true),
             Target::Domain(_) => ("publishToDomain", true),
-            Target::Inspect { .. } => ("latestDeliveries", true),
+            Target::Inspect { what: Inspected::Deliveries, .. } => ("latestDeliveries", true),
+            Target::Inspect { what: Inspected::Endpoint, .. } => ("endpointStatus", true),
             Target::DeadLetters(operation) => {
                 let name = match operation {
                     dead_letters::Operation::List { .. } => "listDeadLetters",
@@ -367,7 +386,7 @@ mod tests {
             assert!(by_path, "{path} names its resource, or its host does");
             let suffix = if path.starts_with("/topics/") { "OfHost" } else { "" };
             assert_eq!(id, format!("{name}{suffix}"), "{path}");
-            let reads = ["latest", "list", "show"].iter().any(|verb| name.starts_with(verb));
+            let reads = ["latest", "list", "show", "endpoint"].iter().any(|verb| name.starts_with(verb));
             assert_eq!(*method, if reads { "get" } else { "post" }, "{path}");
             documented.insert((name, by_host));
         }
@@ -387,6 +406,7 @@ mod tests {
             ("listDeadLetterJobs", false),
             ("showDeadLetterJob", false),
             ("cancelDeadLetterJob", false),
+            ("endpointStatus", false),
         ]);
         assert_eq!(documented, expected.into_iter().collect());
     }

@@ -1,22 +1,26 @@
-//! What is happening to a subscription right now: its latest deliveries, for the CLI's `tail`.
+//! What is happening to a subscription right now: its latest deliveries, for the CLI's `tail`, and how its endpoint
+//! is treated.
 
 use gridwire_core::api_error::{ApiError, ErrorCode};
+use gridwire_core::endpoint::Rule;
 use gridwire_core::event::Event;
 use gridwire_core::ids::Offset;
+use gridwire_core::routing::SubscriptionRoute;
 use gridwire_http::Response;
 use http::StatusCode;
 use http::request::Parts;
 
-use super::address;
+use super::address::{self, Inspected};
 use crate::broker::Broker;
 
 /// Deliveries in one answer.
 const DELIVERIES_MAX: usize = 1_000;
 
-/// `GET /gridwire/v1/subscriptions/{number or resource id}/deliveries?after=N`, with the management token.
-pub(super) async fn deliveries(
+/// `GET /gridwire/v1/subscriptions/{number or resource id}/…`, with the management token.
+pub(super) async fn answer(
     broker: &Broker,
     subscription: &str,
+    what: Inspected,
     parts: &Parts,
 ) -> Result<Response, ApiError> {
     if parts.method != http::Method::GET {
@@ -27,6 +31,52 @@ pub(super) async fn deliveries(
     let route = broker
         .subscription(subscription)
         .ok_or_else(|| ApiError::new(ErrorCode::NotFound, "The event subscription was not found."))?;
+    match what {
+        Inspected::Deliveries => deliveries(broker, &route, parts).await,
+        Inspected::Endpoint => endpoint(broker, &route).await,
+    }
+}
+
+/// How the endpoint is treated, and by which rule.
+async fn endpoint(broker: &Broker, route: &SubscriptionRoute) -> Result<Response, ApiError> {
+    let all = match broker.shards() {
+        Some(shards) => shards.status().await,
+        None => None,
+    };
+    let all =
+        all.ok_or_else(|| ApiError::new(ErrorCode::Unavailable, "The server is starting or stopping."))?;
+    let status = all.into_iter().find(|status| status.subscription == route.number);
+    let Some(endpoint) = status.and_then(|status| status.endpoint) else {
+        let message = "The event subscription has no endpoint: its events are received.";
+        return Err(ApiError::new(ErrorCode::NotFound, message));
+    };
+    let (detail, until, outcome) = match endpoint.rule {
+        Rule::Free => ("Nothing holds deliveries back.", None, None),
+        Rule::Probation(rest) => (
+            "The endpoint failed ten times in a row: nothing is sent to it until then.",
+            Some(rest.until.to_string()),
+            Some(rest.outcome),
+        ),
+        Rule::Congestion => (
+            "The endpoint timed out or answered 408, 429 or 503: fewer requests at once until it copes.",
+            None,
+            None,
+        ),
+    };
+    let shown = serde_json::json!({
+        "rule": endpoint.rule.as_str(),
+        "detail": detail,
+        "until": until,
+        "lastOutcome": outcome,
+        "failuresInARow": endpoint.failures_in_a_row,
+        "requestsInFlight": endpoint.requests_in_flight,
+        "requestsMax": endpoint.requests_max,
+    });
+    Ok(gridwire_http::json(StatusCode::OK, shown.to_string()))
+}
+
+/// Its latest deliveries, those after `after`.
+async fn deliveries(broker: &Broker, route: &SubscriptionRoute, parts: &Parts) -> Result<Response, ApiError> {
     let after = match address::query(parts, "after").as_slice() {
         [] => 0,
         [after] => after
@@ -53,6 +103,7 @@ pub(super) async fn deliveries(
                 "offset": delivery.offset.0,
                 "eventId": event_id(delivery.offset).unwrap_or_default(),
                 "attempt": delivery.attempt,
+                "batch": delivery.batch,
                 "outcome": delivery.outcome,
                 "status": delivery.status,
                 "latencyMs": delivery.latency.as_secs_f64() * 1000.0,

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gridwire_core::api_error::ErrorCode;
+use gridwire_core::endpoint::Rule;
 use gridwire_core::shard::QueueStatus;
 use gridwire_store::LogHealth;
 
@@ -91,7 +92,7 @@ pub(super) const PER_TOPIC: [PerTopic; 3] = [
     ),
 ];
 
-pub(super) const PER_SUBSCRIPTION: [PerSubscription; 10] = [
+pub(super) const PER_SUBSCRIPTION: [PerSubscription; 11] = [
     (
         counter(
             "gridwire_publish_events_matched_total",
@@ -105,7 +106,7 @@ pub(super) const PER_SUBSCRIPTION: [PerSubscription; 10] = [
         counter(
             "gridwire_delivery_attempts_delivered_total",
             SUBSCRIPTION,
-            "Push attempts that were accepted.",
+            "Push attempts that were accepted; each event of a batch is one.",
             "DeliverySuccessCount",
         ),
         |counters| one(&counters.attempts_delivered),
@@ -114,10 +115,19 @@ pub(super) const PER_SUBSCRIPTION: [PerSubscription; 10] = [
         counter(
             "gridwire_delivery_attempts_failed_total",
             "topic, subscription, outcome",
-            "Push attempts that failed, by outcome.",
+            "Push attempts that failed, by outcome; each event of a batch is one.",
             "DeliveryAttemptFailCount",
         ),
         |counters| by("outcome", counters.attempts_failed.counted(&OUTCOMES)),
+    ),
+    (
+        counter(
+            "gridwire_delivery_requests_total",
+            SUBSCRIPTION,
+            "Push requests that ended, however; with batching one carries several events.",
+            "",
+        ),
+        |counters| one(&counters.requests),
     ),
     (
         counter(
@@ -194,7 +204,7 @@ pub(super) const PER_SUBSCRIPTION: [PerSubscription; 10] = [
     ),
 ];
 
-pub(super) const PER_QUEUE: [PerQueue; 8] = [
+pub(super) const PER_QUEUE: [PerQueue; 10] = [
     (
         counter(
             "gridwire_delivery_events_delivered_total",
@@ -269,6 +279,26 @@ pub(super) const PER_QUEUE: [PerQueue; 8] = [
             "",
         ),
         |queue| queue.end.0.saturating_sub(queue.floor.0),
+    ),
+    (
+        family(
+            "gauge",
+            "gridwire_delivery_endpoint_probation",
+            SUBSCRIPTION,
+            "1 while nothing is sent to the endpoint, because it failed ten times in a row.",
+            "",
+        ),
+        |queue| u64::from(queue.endpoint.is_some_and(|endpoint| matches!(endpoint.rule, Rule::Probation(_)))),
+    ),
+    (
+        family(
+            "gauge",
+            "gridwire_delivery_endpoint_requests_max",
+            SUBSCRIPTION,
+            "Requests to the endpoint at once, fewer while it is congested; 0 for pull delivery.",
+            "",
+        ),
+        |queue| queue.endpoint.map_or(0, |endpoint| endpoint.requests_max.into()),
     ),
 ];
 

@@ -165,6 +165,7 @@ pub(crate) struct SubscriptionCounters {
     pub(super) matched: AtomicU64,
     pub(super) attempts_delivered: AtomicU64,
     pub(super) attempts_failed: ByLabel<{ OUTCOMES.len() }>,
+    pub(super) requests: AtomicU64,
     pub(super) received: AtomicU64,
     /// Indexed as [`OPERATIONS`]; receive has none.
     pub(super) settled: ByLabel<{ OPERATIONS.len() }>,
@@ -176,11 +177,13 @@ pub(crate) struct SubscriptionCounters {
 }
 
 impl SubscriptionCounters {
-    pub(crate) fn attempted(&self, outcome: Outcome) {
+    /// Counts a request that carried so many events.
+    pub(crate) fn attempted(&self, outcome: Outcome, events: u64) {
+        add(&self.requests, 1);
         let name = outcome.as_str();
         match OUTCOMES.iter().position(|known| *known == name) {
-            Some(index) => self.attempts_failed.add(index, 1),
-            None => add(&self.attempts_delivered, 1),
+            Some(index) => self.attempts_failed.add(index, events),
+            None => add(&self.attempts_delivered, events),
         }
     }
 
@@ -246,13 +249,15 @@ mod tests {
             .map(|status| Outcome::Answered { status, retry_after: None });
         for outcome in failures.into_iter().chain(answers) {
             let counters = SubscriptionCounters::default();
-            counters.attempted(outcome);
+            counters.attempted(outcome, 3);
             let counted: Vec<_> = counters.attempts_failed.counted(&OUTCOMES).collect();
-            assert_eq!(counted, [(outcome.as_str(), 1)]);
+            assert_eq!(counted, [(outcome.as_str(), 3)]);
             assert_eq!(counters.attempts_delivered.load(Ordering::Relaxed), 0);
         }
         let counters = SubscriptionCounters::default();
-        counters.attempted(Outcome::Accepted);
-        assert_eq!(counters.attempts_delivered.load(Ordering::Relaxed), 1);
+        counters.attempted(Outcome::Accepted, 1);
+        counters.attempted(Outcome::Accepted, 5);
+        assert_eq!(counters.attempts_delivered.load(Ordering::Relaxed), 6);
+        assert_eq!(counters.requests.load(Ordering::Relaxed), 2);
     }
 }

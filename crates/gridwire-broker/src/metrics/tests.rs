@@ -80,8 +80,8 @@ fn a_subscription_has_its_own_figures() {
             .contains("gridwire_publish_events_matched_total{topic=\"orders\",subscription=\"audit\"} 0")
     );
     tally.count();
-    metrics.subscription(ONE).attempted(Outcome::Accepted);
-    one.attempted(Outcome::Answered { status: 503, retry_after: None });
+    metrics.subscription(ONE).attempted(Outcome::Accepted, 2);
+    one.attempted(Outcome::Answered { status: 503, retry_after: None }, 1);
     one.letter(DeadLetterReason::TimeToLive, true);
     one.letter(DeadLetterReason::TimeToLive, false);
     one.ended(Settlement::Dropped(DeadLetterReason::Rejected), 3);
@@ -96,7 +96,8 @@ fn a_subscription_has_its_own_figures() {
     let labels = "topic=\"orders\",subscription=\"audit\"";
     let expected = [
         ("publish_events_matched_total", "", 2),
-        ("delivery_attempts_delivered_total", "", 1),
+        ("delivery_attempts_delivered_total", "", 2),
+        ("delivery_requests_total", "", 2),
         ("delivery_attempts_failed_total", ",outcome=\"Busy\"", 1),
         ("delivery_dead_letters_written_total", ",reason=\"time_to_live\"", 1),
         ("delivery_dead_letters_failed_total", "", 1),
@@ -140,6 +141,7 @@ fn queue(floor: u64) -> QueueStatus {
         letters: 1,
         pending: 4,
         behind: false,
+        endpoint: None,
         totals: Totals { delivered: 3, ..Totals::default() },
     }
 }

@@ -35,13 +35,14 @@ use super::handshake::{Handshakes, origin_header};
 /// Subscriptions that are remembered before the first look for removed ones.
 const PRUNE_AT_LEAST: usize = 1024;
 
-/// Which delivery an attempt belongs to; given back as it came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Which deliveries an attempt belongs to; given back as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AttemptKey {
     pub subscription: SubscriptionNumber,
-    pub offset: Offset,
+    /// Of the events that travel in one request, and share its outcome.
+    pub offsets: Arc<[Offset]>,
     pub id: u64,
-    /// Which attempt at the event it is; the first is 1.
+    /// Which attempt at each of the events it is; the first is 1.
     pub attempt: u32,
 }
 
@@ -57,7 +58,7 @@ pub(crate) struct Attempt {
 }
 
 /// How an attempt ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Finished {
     pub key: AttemptKey,
     pub outcome: Outcome,
@@ -150,18 +151,18 @@ impl Dispatcher {
         if self.shared.stop.is_cancelled() {
             return;
         }
-        let key = attempt.key;
         let Some(route) = self.route(&attempt.subscription) else {
-            let outcome = Outcome::Forbidden;
+            let (key, outcome) = (attempt.key, Outcome::Forbidden);
             self.shared
                 .report_at_once(Finished { key, outcome, status: None, latency: Duration::ZERO }, done);
             return;
         };
         let Met { fault, overtakes, held } = match &self.faults {
-            Some(faults) => faults.next(key.subscription),
+            Some(faults) => faults.next(attempt.key.subscription),
             None => Met::default(),
         };
         if let Some((outcome, status)) = Met::instead(fault) {
+            let key = attempt.key;
             self.shared.report_at_once(Finished { key, outcome, status, latency: Duration::ZERO }, done);
             return;
         }
@@ -278,9 +279,9 @@ impl Dispatcher {
 
 impl Shared {
     fn offer(&self, delivery: Delivery) {
-        let (key, done) = (delivery.attempt.key, delivery.done.clone());
         let pool = Arc::clone(&delivery.route.pool);
-        if pool.offer(delivery).is_err() {
+        if let Err(delivery) = pool.offer(delivery) {
+            let Delivery { attempt: Attempt { key, .. }, done, .. } = *delivery;
             tracing::warn!(endpoint = %pool.key(), "more attempts are outstanding than was agreed");
             let outcome = Outcome::Unreachable;
             self.report_at_once(Finished { key, outcome, status: None, latency: Duration::ZERO }, &done);

@@ -231,11 +231,11 @@ impl Rig {
         headers: Vec<(&'static str, String)>,
     ) -> AttemptKey {
         self.next_id += 1;
-        let key =
-            AttemptKey { subscription: subscription.number, offset: Offset(7), id: self.next_id, attempt: 1 };
+        let offsets = Arc::new([Offset(7)]);
+        let key = AttemptKey { subscription: subscription.number, offsets, id: self.next_id, attempt: 1 };
         let attempt = Attempt {
             subscription: Arc::clone(subscription),
-            key,
+            key: key.clone(),
             body: bytes::Bytes::from_static(b"[{\"id\":\"1\"}]"),
             content_type: "application/json; charset=utf-8",
             headers: headers.into_iter().map(|(name, value)| (name.into(), value)).collect(),
@@ -302,7 +302,7 @@ pub(super) fn subscription(number: u32, url: &str, schema: DeliverySchema) -> Ar
         topic_resource_id: "/subscriptions/s/topics/orders".to_owned(),
         namespace_name: String::new(),
         policy: QueuePolicy {
-            mode: DeliveryMode::Push { retry: RetryPolicy { tier: Tier::Basic } },
+            mode: DeliveryMode::Push { retry: RetryPolicy { tier: Tier::Basic }, batching: None },
             attempts_max: 30,
             time_to_live: Duration::from_secs(86_400),
             dead_letter: None,

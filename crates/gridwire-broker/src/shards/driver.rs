@@ -265,18 +265,21 @@ impl Driver {
     }
 
     fn attempted(&mut self, finished: &Finished) {
-        let key = finished.key;
+        let key = &finished.key;
         self.outside.note_attempt(finished);
         // 53 random bits make a fraction in 0.0..1.0.
         let chance = (self.outside.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        // One for all that shared the request, so that they can share the next.
         let jitter = chance * self.outside.retry_jitter;
-        self.input(Input::Attempted {
-            subscription: key.subscription,
-            offset: key.offset,
-            id: key.id,
-            outcome: finished.outcome,
-            jitter,
-        });
+        for &offset in &*key.offsets {
+            self.input(Input::Attempted {
+                subscription: key.subscription,
+                offset,
+                id: key.id,
+                outcome: finished.outcome,
+                jitter,
+            });
+        }
     }
 
     fn command(&mut self, command: Command) {

@@ -14,8 +14,9 @@ use gridwire_core::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
 use gridwire_core::planted::planted;
 use gridwire_core::render;
 use gridwire_core::retry::Outcome;
-use gridwire_core::routing::{SubscriptionRoute, TopicKind};
+use gridwire_core::routing::{SubscriptionRoute, TopicKind, Webhook};
 use gridwire_core::shard::{DeadLetterReason, LastAttempt, Position};
+use gridwire_core::time::Timestamp;
 use gridwire_outside::{Clock, Rng};
 use gridwire_store::Log;
 use tokio::sync::mpsc;
@@ -32,6 +33,8 @@ use crate::push::{Attempt, AttemptKey, Dispatcher, Finished};
 const READ_RETRY: Duration = Duration::from_secs(1);
 /// A mass expiry must not push everything else out of what is remembered.
 const ENDS_SHOWN_MAX: usize = 100;
+/// Neither must a few of the largest batches.
+const BATCH_SHOWN_MAX: usize = 100;
 /// How long the write of a dead letter may take: what hangs counts as down. The thread that hangs keeps its turn, so
 /// there are no more of them than writes at a time.
 const LETTER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -150,44 +153,74 @@ impl Outside {
             }
         };
         let mut gone = Vec::new();
-        for attempt in attempts {
-            let found = fetched.binary_search_by_key(&attempt.offset, |event| event.offset);
-            let event = found.ok().and_then(|place| {
-                let fetched = &fetched[place];
-                let mut event = Event::decode(&fetched.event)?;
-                if planted("retry-with-fresh-id") && attempt.attempt > 1 {
-                    event.id = format!("{}-again", event.id).into();
-                }
-                Some((event, fetched.time))
-            });
-            let Some((event, published)) = event else {
-                gone.push(attempt);
-                continue;
-            };
-            let context = render::DeliveryContext { topic_resource_id: route.topic_of(&event), published };
-            let mut body = Vec::with_capacity(512);
-            render::body([(&event, context)], webhook.schema, false, &mut body);
-            // The service counts the attempts already made: 0 with the first.
-            let made = attempt.attempt.saturating_sub(1);
-            let own = render::delivery_headers(&event, &route.name, made, webhook.schema);
-            let mut headers: Vec<(Cow<'static, str>, String)> =
-                own.into_iter().map(|(name, value)| (Cow::Borrowed(name), value)).collect();
-            for (name, source) in &webhook.attributes {
-                if let Some(value) = render::attribute_value(&event, source) {
-                    headers.push((Cow::Owned(name.clone()), value));
+        // Events of one request follow each other.
+        for together in attempts.chunk_by(|left, right| left.id == right.id) {
+            let mut found = Vec::with_capacity(together.len());
+            let mut events = Vec::with_capacity(together.len());
+            for attempt in together {
+                let place = fetched.binary_search_by_key(&attempt.offset, |event| event.offset);
+                let event = place.ok().and_then(|place| {
+                    let fetched = &fetched[place];
+                    let mut event = Event::decode(&fetched.event)?;
+                    if planted("retry-with-fresh-id") && attempt.attempt > 1 {
+                        event.id = format!("{}-again", event.id).into();
+                    }
+                    Some((event, fetched.time))
+                });
+                match event {
+                    Some(event) => {
+                        found.push(*attempt);
+                        events.push(event);
+                    }
+                    None => gone.push(*attempt),
                 }
             }
-            let key =
-                AttemptKey { subscription, offset: attempt.offset, id: attempt.id, attempt: attempt.attempt };
-            let content_type = render::content_type(webhook.schema, false);
-            let body = Bytes::from(body);
-            let attempt = Attempt { subscription: Arc::clone(&route), key, body, content_type, headers };
-            self.dispatcher.start(attempt, &finished);
+            self.start_requests(&route, webhook, &found, &events, &finished);
         }
         if gone.is_empty() {
             return Done::Nothing;
         }
         Done::Unstarted { subscription, gone, unread: Vec::new() }
+    }
+
+    /// Hands the dispatcher the requests for events that the shard wants to travel together.
+    fn start_requests(
+        &self,
+        route: &Arc<SubscriptionRoute>,
+        webhook: &Webhook,
+        attempts: &[Attempting],
+        events: &[(Event<'_>, Timestamp)],
+        finished: &mpsc::Sender<Finished>,
+    ) {
+        let shown: Vec<_> = events
+            .iter()
+            .map(|(event, published)| {
+                let topic_resource_id = route.topic_of(event);
+                (event, render::DeliveryContext { topic_resource_id, published: *published })
+            })
+            .collect();
+        let batching = route.policy.batching();
+        let requests = render::delivery_requests(&shown, webhook.schema, &webhook.attributes, batching);
+        for request in requests {
+            let first = attempts[request.events[0]];
+            let event = &events[request.events[0]].0;
+            // The service counts the attempts already made: 0 with the first.
+            let made = first.attempt.saturating_sub(1);
+            let own = render::delivery_headers(event, &route.name, made, webhook.schema);
+            let mut headers: Vec<(Cow<'static, str>, String)> =
+                own.into_iter().map(|(name, value)| (Cow::Borrowed(name), value)).collect();
+            headers.extend(request.attributes.into_iter().map(|(name, value)| (Cow::Owned(name), value)));
+            let key = AttemptKey {
+                subscription: route.number,
+                offsets: request.events.iter().map(|index| attempts[*index].offset).collect(),
+                id: first.id,
+                attempt: first.attempt,
+            };
+            let content_type = render::content_type(webhook.schema, batching.is_some());
+            let body = Bytes::from(request.body);
+            let attempt = Attempt { subscription: Arc::clone(route), key, body, content_type, headers };
+            self.dispatcher.start(attempt, finished);
+        }
     }
 
     pub(super) async fn dead_letter(self: Arc<Self>, route: Arc<SubscriptionRoute>, letter: Letter) -> Done {
@@ -259,26 +292,31 @@ impl Outside {
             time,
             offset,
             attempt: 0,
+            batch: 1,
             outcome,
             status: None,
             latency: Duration::ZERO,
         }));
     }
 
-    /// Counts a finished attempt and remembers it for whoever watches.
+    /// Counts a finished attempt and remembers it for whoever watches. Of a large batch the first events are.
     pub(super) fn note_attempt(&self, finished: &Finished) {
-        self.metrics.subscription(finished.key.subscription).attempted(finished.outcome);
+        let key = &finished.key;
+        let batch = key.offsets.len();
+        self.metrics.subscription(key.subscription).attempted(finished.outcome, batch as u64);
         self.metrics.attempt_seconds.observe(finished.latency);
-        self.deliveries.push(Delivery {
+        let time = self.clock.now();
+        self.deliveries.extend(key.offsets.iter().take(BATCH_SHOWN_MAX).map(|&offset| Delivery {
             seq: 0,
-            subscription: finished.key.subscription,
-            time: self.clock.now(),
-            offset: finished.key.offset,
-            attempt: finished.key.attempt,
+            subscription: key.subscription,
+            time,
+            offset,
+            attempt: key.attempt,
+            batch,
             outcome: finished.outcome.as_str(),
             status: finished.status,
             latency: finished.latency,
-        });
+        }));
     }
 }
 

@@ -57,7 +57,10 @@ pub(super) fn read(properties: &Members<'_>, ground: Ground<'_>) -> Result<Box<d
     let dead_letter = dead_letter::read(properties, true, "deadLetterWithResourceIdentity")?;
     Ok(Box::new(EventSubscriptionSpec {
         facts: SubscriptionFacts {
-            mode: DeliveryMode::Push { retry: RetryPolicy { tier: Tier::Basic } },
+            mode: DeliveryMode::Push {
+                retry: RetryPolicy { tier: Tier::Basic },
+                batching: destination.batching(),
+            },
             attempts_max,
             time_to_live: Some(Duration::from_secs(60 * u64::from(time_to_live_minutes))),
             webhook: Some(destination.webhook(schema)),

@@ -58,10 +58,10 @@ pub(super) fn read(properties: &Members<'_>, _ground: Ground<'_>) -> Result<Box<
 
     let destination = if push { WebhookDestination::read(&queue)? } else { None };
     let mode = if push {
-        if destination.is_none() {
+        let Some(destination) = &destination else {
             return Err(queue.wrong("destination", "given when `deliveryMode` is `Push`"));
-        }
-        DeliveryMode::Push { retry: RetryPolicy { tier: Tier::Namespace } }
+        };
+        DeliveryMode::Push { retry: RetryPolicy { tier: Tier::Namespace }, batching: destination.batching() }
     } else {
         DeliveryMode::Pull { lock: read_lock(&queue)? }
     };

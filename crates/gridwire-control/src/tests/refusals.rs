@@ -281,6 +281,13 @@ async fn bad_headers_and_dead_letter_destinations_are_refused() {
     .await;
 }
 
+/// A webhook with one property more.
+fn batching(name: &str, value: Value) -> Value {
+    let mut properties = json!({"endpointUrl": "https://a.example/"});
+    properties[name] = value;
+    json!({"destination": {"endpointType": "WebHook", "properties": properties}})
+}
+
 #[tokio::test]
 async fn bad_event_subscriptions_are_refused() {
     let with = webhook_with;
@@ -305,6 +312,12 @@ async fn bad_event_subscriptions_are_refused() {
         bad("PUT", SUBSCRIPTION, with(&json!({"retryPolicy": {"eventTimeToLiveInMinutes": 0}}))),
         bad("PUT", SUBSCRIPTION, with(&json!({"retryPolicy": {"eventTimeToLiveInMinutes": 1441}}))),
         bad("PUT", SUBSCRIPTION, with(&json!({"retryPolicy": []}))),
+        bad("PUT", SUBSCRIPTION, with(&batching("maxEventsPerBatch", json!(0)))),
+        bad("PUT", SUBSCRIPTION, with(&batching("maxEventsPerBatch", json!(5_001)))),
+        bad("PUT", SUBSCRIPTION, with(&batching("maxEventsPerBatch", json!(1.5)))),
+        bad("PUT", SUBSCRIPTION, with(&batching("maxEventsPerBatch", json!("2")))),
+        bad("PUT", SUBSCRIPTION, with(&batching("preferredBatchSizeInKilobytes", json!(0)))),
+        bad("PUT", SUBSCRIPTION, with(&batching("preferredBatchSizeInKilobytes", json!(1_025)))),
         bad("PUT", SUBSCRIPTION, with(&json!({"labels": "x"}))),
         bad("PUT", SUBSCRIPTION, with(&json!({"labels": [1]}))),
         bad("PUT", SUBSCRIPTION, with(&json!({"eventDeliverySchema": "CustomInputSchema"}))),

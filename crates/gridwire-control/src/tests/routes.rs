@@ -2,7 +2,7 @@
 
 use gridwire_core::patience::DeadLetterPolicy;
 use gridwire_core::retry::{RetryPolicy, Tier};
-use gridwire_core::routing::{DeliveryMode, Place, TopicKind};
+use gridwire_core::routing::{Batching, DeliveryMode, Place, TopicKind};
 
 use super::*;
 
@@ -28,7 +28,10 @@ async fn every_change_is_in_use_when_it_is_answered() {
     let subscription = &table.topics[&place("orders")].subscriptions["audit"];
     assert_eq!(subscription.topic, topic.number);
     assert_eq!(subscription.webhook.as_ref().unwrap().url, "https://a.example/in");
-    assert_eq!(subscription.policy.mode, DeliveryMode::Push { retry: RetryPolicy { tier: Tier::Basic } });
+    assert_eq!(
+        subscription.policy.mode,
+        DeliveryMode::Push { retry: RetryPolicy { tier: Tier::Basic }, batching: None }
+    );
     assert_eq!(subscription.policy.attempts_max, 30);
     assert_eq!(subscription.policy.time_to_live, Duration::from_secs(1440 * 60));
     assert_eq!(subscription.policy.dead_letter, None);
@@ -61,6 +64,44 @@ async fn an_unchanged_topic_is_shared_with_the_last_table() {
     let after = grid.port.latest();
     assert!(Arc::ptr_eq(&before.topics[&place("one")], &after.topics[&place("one")]));
     assert!(!Arc::ptr_eq(&before.topics[&place("two")], &after.topics[&place("two")]));
+}
+
+#[tokio::test]
+async fn either_batch_setting_brings_the_default_of_the_other_and_one_event_is_no_batch() {
+    let grid = Grid::new().await;
+    grid.put_topic("orders").await;
+    grid.put_namespace().await;
+    let batching = |events_max, bytes_max| Some(Batching { events_max, bytes_max });
+    for (settings, expected, shown) in [
+        (json!({}), None, [1, 64]),
+        (json!({"maxEventsPerBatch": 1, "preferredBatchSizeInKilobytes": 64}), None, [1, 64]),
+        (json!({"preferredBatchSizeInKilobytes": 1024}), None, [1, 1024]),
+        (json!({"maxEventsPerBatch": 5_000}), batching(5_000, 64 << 10), [5_000, 64]),
+        (json!({"maxEventsPerBatch": 2, "preferredBatchSizeInKilobytes": 1}), batching(2, 1 << 10), [2, 1]),
+    ] {
+        let mut properties = json!({"endpointUrl": "https://a.example/in"});
+        for (name, value) in settings.as_object().unwrap() {
+            properties[name] = value.clone();
+        }
+        let destination = json!({"endpointType": "WebHook", "properties": properties});
+        let path = "~/topics/orders/eventSubscriptions/one";
+        let body = json!({"properties": {"destination": destination}});
+        let made = grid.call("PUT", path, body).await.expect(201);
+        let written = &made.body["properties"]["destination"]["properties"];
+        let written = [&written["maxEventsPerBatch"], &written["preferredBatchSizeInKilobytes"]];
+        assert_eq!(written, [&json!(shown[0]), &json!(shown[1])], "{settings}");
+        let table = grid.port.latest();
+        let route = &table.topics[&place("orders")].subscriptions["one"];
+        assert_eq!(route.policy.batching(), expected, "{settings}");
+
+        let path = "~/namespaces/ns1/topics/jobs/eventSubscriptions/one";
+        let push = json!({"deliveryMode": "Push", "push": {"destination": destination}});
+        let body = json!({"properties": {"deliveryConfiguration": push}});
+        grid.call("PUT", path, body).await.expect(201);
+        let table = grid.port.latest();
+        let route = &table.namespaces[&place("ns1")].topics["jobs"].subscriptions["one"];
+        assert_eq!(route.policy.batching(), expected, "{settings}");
+    }
 }
 
 #[tokio::test]

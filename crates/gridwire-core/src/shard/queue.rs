@@ -6,6 +6,7 @@
 //! is due; what is given up waits there until its dead letter is written. Every recorded change goes through
 //! [`QueueState::apply`] and no other way.
 
+mod attempts;
 pub(super) mod outlook;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -16,6 +17,7 @@ use super::decision::{DeadLetterReason, Decision, Held, LastAttempt, Return, Set
 use super::letters::Letters;
 use super::state::{Lease, QueueState, nonce};
 use super::{Answer, Effect, LeasedEvent, Output, Position, ReplyId, SettleVerb, SubscribeInput, TokenError};
+use crate::endpoint::{EndpointHealth, EndpointStatus};
 use crate::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
 use crate::limits;
 use crate::lock_token::LockToken;
@@ -24,19 +26,10 @@ use crate::planted::planted;
 use crate::retry::{Outcome, Verdict};
 use crate::routing::{DeliveryMode, QueuePolicy};
 use crate::time::Timestamp;
+use attempts::InFlight;
 
-/// Attempts of one push subscription at once. Twice the connections to its endpoint, so that the next
-/// attempt is always at hand, and no more, because a crash repeats those in flight.
-const ATTEMPTS_IN_FLIGHT_MAX: usize = 64;
 /// How long an event whose bytes could not be read waits before it is tried again.
 const READ_RETRY: Duration = Duration::from_secs(10);
-
-/// A push attempt in flight; not recorded, so a crash repeats it, uncounted.
-#[derive(Clone, Copy, Debug)]
-struct InFlight {
-    held: Held,
-    id: u64,
-}
 
 /// How a push attempt ended; `id` is the one it was started with, `jitter` is in `0.0..1.0`.
 #[derive(Clone, Copy, Debug)]
@@ -79,12 +72,12 @@ pub(super) struct Queue {
     scanning: bool,
     /// Troubled events whose time has come, by offset: the oldest first.
     again: BTreeSet<u64>,
-    in_flight: BTreeMap<u64, InFlight>,
+    in_flight: InFlight,
+    endpoint: EndpointHealth,
     receivers: BTreeMap<ReplyId, Receiver>,
     receiver_deadlines: BTreeSet<(Timestamp, ReplyId)>,
     /// Those of condemned events.
     letters: Letters,
-    attempt_ids: u64,
     /// Where this queue stands in the shard's timers.
     pub(super) timer: Timestamp,
 }
@@ -106,6 +99,7 @@ impl Queue {
             }
         }
         Self {
+            endpoint: attempts::trusted(&input.policy),
             letters,
             number: input.number,
             topic: input.topic,
@@ -118,10 +112,9 @@ impl Queue {
             cursor,
             scanning: false,
             again: BTreeSet::new(),
-            in_flight: BTreeMap::new(),
+            in_flight: InFlight::default(),
             receivers: BTreeMap::new(),
             receiver_deadlines: BTreeSet::new(),
-            attempt_ids: 0,
             timer: Timestamp::MAX,
         }
     }
@@ -134,7 +127,7 @@ impl Queue {
         };
         [
             self.ready.front().map(|position| position.offset.0),
-            self.in_flight.keys().next().copied(),
+            self.in_flight.first(),
             self.state.leases.keys().next().copied(),
             self.state.trouble.keys().next().copied(),
         ]
@@ -156,6 +149,8 @@ impl Queue {
     pub(super) fn configure(&mut self, policy: QueuePolicy, now: Timestamp, out: &mut Output) {
         let changed_mode = std::mem::discriminant(&self.policy.mode) != std::mem::discriminant(&policy.mode);
         self.policy = policy;
+        // Whoever changes a subscription may have mended its endpoint, or chosen another.
+        self.endpoint = attempts::trusted(&self.policy);
         if changed_mode {
             let locked: Vec<Lease> = self.state.leases.values().copied().collect();
             for lease in locked {
@@ -182,7 +177,7 @@ impl Queue {
         if self.cursor != Cursor::Tail {
             return;
         }
-        if self.ready.len() >= limits::READY_MAX {
+        if self.ready.len() >= self.window() {
             self.cursor = Cursor::Behind(position.offset.0);
             return;
         }
@@ -340,14 +335,14 @@ impl Queue {
         out: &mut Output,
     ) {
         let FinishedAttempt { offset, id, outcome, jitter } = attempt;
-        let Some(in_flight) = self.in_flight.get(&offset.0).copied().filter(|flight| flight.id == id) else {
-            return; // From before a reset.
-        };
-        self.in_flight.remove(&offset.0);
-        let held = in_flight.held;
+        // Otherwise it is from before a reset.
+        let Some((held, ends_request)) = self.in_flight.end(offset.0, id) else { return };
+        if ends_request {
+            self.endpoint.ended(id, self.in_flight.last_id(), outcome, now);
+        }
         let last = LastAttempt { at: Some(now), status: status_of(outcome) };
         let verdict = match self.policy.mode {
-            DeliveryMode::Push { retry } => retry.after(outcome, held.attempts, jitter),
+            DeliveryMode::Push { retry, .. } => retry.after(outcome, held.attempts, jitter),
             // The subscription became a pull subscription while the attempt was in flight.
             DeliveryMode::Pull { .. } if outcome == Outcome::Accepted => Verdict::Delivered,
             DeliveryMode::Pull { .. } => Verdict::RetryAfter(Duration::ZERO),
@@ -377,11 +372,7 @@ impl Queue {
             None => self.letters.finish(offset.0).is_some(),
             Some(id) => {
                 let leased = self.state.leases.get(&offset.0).is_some_and(|lease| lease.nonce == id);
-                let in_flight = self.in_flight.get(&offset.0).is_some_and(|flight| flight.id == id);
-                if in_flight {
-                    self.in_flight.remove(&offset.0);
-                }
-                leased || in_flight
+                self.in_flight.end(offset.0, id).is_some() || leased
             }
         };
         if held {
@@ -398,10 +389,9 @@ impl Queue {
             }
             return;
         };
-        let in_flight = self.in_flight.get(&offset.0).filter(|flight| flight.id == id).map(|f| f.held);
+        let in_flight = self.in_flight.end(offset.0, id).map(|(held, _)| held);
         let leased = self.state.leases.get(&offset.0).filter(|lease| lease.nonce == id).copied();
         let Some(held) = in_flight.or(leased.map(|lease| lease.held)) else { return };
-        self.in_flight.remove(&offset.0);
         let due = crate::retry::next_look(now, READ_RETRY, self.end_of(&held));
         let held = Held { attempts: held.attempts.saturating_sub(1), ..held };
         let last = match leased {
@@ -429,6 +419,12 @@ impl Queue {
             AfterFailure::TryAt(due) => self.letters.push(due, offset.0, failures + 1),
             AfterFailure::Drop => self.settled_one(Settlement::DeadLetterFailed, offset, tail, out),
         }
+    }
+
+    /// How the endpoint of a push subscription is treated.
+    pub(super) fn endpoint(&self) -> Option<EndpointStatus> {
+        let pushes = matches!(self.policy.mode, DeliveryMode::Push { .. });
+        pushes.then(|| self.endpoint.status(self.in_flight.requests()))
     }
 
     /// Dead letters that wait for their destination or are being written.
@@ -466,7 +462,9 @@ impl Queue {
     /// When the queue must be looked at again if nothing else happens.
     pub(super) fn next_due(&self) -> Timestamp {
         let receiver = self.receiver_deadlines.first().map(|&(deadline, _)| deadline);
-        self.events_due().min(receiver.unwrap_or(Timestamp::MAX))
+        // The end of a rest is noticed also when nobody waits for it.
+        let rest = self.endpoint.rest().map(|rest| rest.until);
+        [receiver, rest].into_iter().flatten().fold(self.events_due(), Timestamp::min)
     }
 
     /// The same for the events alone.
@@ -479,6 +477,10 @@ impl Queue {
             oldest_again.map(|trouble| self.end_of(&trouble.held)),
             self.ready.front().filter(|_| self.may_condemn()).map(|position| self.end_at(position.time)),
             self.letters.next_due(),
+            self.endpoint
+                .rest()
+                .filter(|_| !self.again.is_empty() || !self.ready.is_empty())
+                .map(|rest| rest.until),
         ]
         .into_iter()
         .flatten()
@@ -592,27 +594,6 @@ impl Queue {
         events
     }
 
-    fn start_attempts(&mut self, tail: u64, now: Timestamp, out: &mut Output) {
-        while self.in_flight.len() < ATTEMPTS_IN_FLIGHT_MAX {
-            let Some(held) = self.peek_next() else { break };
-            self.take_next();
-            if held.attempts > self.policy.attempts_max {
-                self.give_up_undelivered(held, tail, now, out);
-                continue;
-            }
-            self.attempt_ids += 1;
-            let id = self.attempt_ids;
-            self.in_flight.insert(held.offset.0, InFlight { held, id });
-            out.effects.push(Effect::Attempt {
-                subscription: self.number,
-                topic: self.topic,
-                offset: held.offset,
-                attempt: held.attempts,
-                id,
-            });
-        }
-    }
-
     /// What would be delivered next, already counted as its next delivery: first what comes back.
     fn peek_next(&self) -> Option<Held> {
         if let Some(offset) = self.again.first() {
@@ -658,9 +639,16 @@ impl Queue {
         }
     }
 
+    /// Positions that are held ready: at least one batch, if there are any.
+    fn window(&self) -> usize {
+        let batch = self.policy.batching().map_or(0, |batching| batching.events_max as usize);
+        limits::READY_MAX.max(batch)
+    }
+
     fn scan_if_low(&mut self, out: &mut Output) {
         let Cursor::Behind(from) = self.cursor else { return };
-        if self.scanning || self.ready.len() > limits::READY_MAX / 2 {
+        let window = self.window();
+        if self.scanning || self.ready.len() > window / 2 {
             return;
         }
         self.scanning = true;
@@ -669,7 +657,7 @@ impl Queue {
             topic: self.topic,
             slot: self.slot,
             from: Offset(from),
-            max: limits::READY_MAX - self.ready.len(),
+            max: window.saturating_sub(self.ready.len()),
         });
     }
 

@@ -54,7 +54,12 @@ fn pull() -> QueuePolicy {
 
 fn push() -> QueuePolicy {
     let retry = RetryPolicy { tier: Tier::Basic };
-    QueuePolicy { mode: DeliveryMode::Push { retry }, attempts_max: 3, time_to_live: DAY, dead_letter: None }
+    QueuePolicy {
+        mode: DeliveryMode::Push { retry, batching: None },
+        attempts_max: 3,
+        time_to_live: DAY,
+        dead_letter: None,
+    }
 }
 
 fn frame_of(topic: TopicNumber, slots: &[u32], count: usize) -> FrameDraft {
@@ -674,6 +679,8 @@ fn only_the_holder_of_an_event_can_say_that_it_is_gone() {
     assert_eq!((driver.totals().dropped, driver.floor()), (1, 1));
 }
 
+mod batches;
 mod damage;
 mod last_attempt;
 mod letters;
+mod probation;

@@ -194,12 +194,12 @@ impl Plan<'_> {
                 "deliveryMode": "Queue",
                 "queue": { "receiveLockDurationInSeconds": 60, "maxDeliveryCount": 10, "eventTimeToLive": "P1D" },
             }),
-            Delivery::Push { url, .. } => json!({
+            Delivery::Push { url, events_max } => json!({
                 "deliveryMode": "Push",
                 "push": {
                     "maxDeliveryCount": 10,
                     "eventTimeToLive": "P1D",
-                    "destination": { "endpointType": "WebHook", "properties": { "endpointUrl": url } },
+                    "destination": { "endpointType": "WebHook", "properties": webhook(url, events_max) },
                 },
             }),
         };
@@ -208,6 +208,16 @@ impl Plan<'_> {
             "eventDeliverySchema": "CloudEventSchemaV1_0",
         } })
     }
+}
+
+/// The properties of a webhook that is posted up to so many events at once.
+fn webhook(url: &str, events_max: u32) -> Value {
+    let mut webhook = json!({ "endpointUrl": url });
+    if events_max > 1 {
+        webhook["maxEventsPerBatch"] = json!(events_max);
+        webhook["preferredBatchSizeInKilobytes"] = json!(1024);
+    }
+    webhook
 }
 
 fn schema_name(schema: Schema) -> &'static str {
@@ -248,13 +258,8 @@ impl Management {
         url: &str,
         events_max: u32,
     ) -> anyhow::Result<String> {
-        let mut webhook = json!({ "endpointUrl": url });
-        if events_max > 1 {
-            webhook["maxEventsPerBatch"] = json!(events_max);
-            webhook["preferredBatchSizeInKilobytes"] = json!(1024);
-        }
         let body = json!({ "properties": {
-            "destination": { "endpointType": "WebHook", "properties": webhook },
+            "destination": { "endpointType": "WebHook", "properties": webhook(url, events_max) },
             "eventDeliverySchema": schema_name(schema),
         } });
         let path = format!("{topic}/eventSubscriptions/{name}");

@@ -111,6 +111,11 @@ NumberNotInRange, BoolEquals, IsNullOrUndefined, IsNotNull")]
         /// `orders/billing`, `shop/jobs/workers` in a namespace, or `domain:malls/north/billing`
         subscription: String,
     },
+    /// Show how the endpoint of a push subscription is treated, and by which rule
+    Endpoint {
+        /// `orders/billing`, `shop/jobs/workers` in a namespace, or `domain:malls/north/billing`
+        subscription: String,
+    },
     /// Delete an event subscription and its undelivered events
     Delete {
         /// `orders/billing`, `shop/jobs/workers` in a namespace, or `domain:malls/north/billing`
@@ -324,6 +329,11 @@ pub(crate) async fn subscription(
         SubscriptionCommand::Show { subscription } => {
             let parsed = Subscription::parse(subscription)?;
             let shown = show(&parsed.id(scope), subscription, &target, output).await;
+            explained(shown, hint::missing_subscription(&parsed, &target)).await
+        }
+        SubscriptionCommand::Endpoint { subscription } => {
+            let parsed = Subscription::parse(subscription)?;
+            let shown = super::endpoint::run(&parsed.id(scope), subscription, &target, output).await;
             explained(shown, hint::missing_subscription(&parsed, &target)).await
         }
         SubscriptionCommand::Delete { subscription } => {

@@ -156,6 +156,9 @@ fn describe(delivery: &Value, output: Output) -> String {
             line = format!("{line}  {before}{value}");
         }
     }
+    if let Some(batch) = delivery["batch"].as_u64().filter(|batch| *batch > 1) {
+        line = format!("{line}  in a batch of {batch}");
+    }
     // Only a push takes time.
     if let Some(latency) = delivery["latencyMs"].as_f64().filter(|latency| *latency > 0.0) {
         line = format!("{line}  {latency:.1} ms");
@@ -185,5 +188,9 @@ mod tests {
                                "outcome": "Delivered", "status": 200, "latencyMs": 3 });
         let line = describe(&delivery, Output::new(Format::Table, true));
         assert_eq!(line, "20:19:38.054  Delivered       e1  attempt 2  200  3.0 ms");
+        let mut batched = delivery;
+        batched["batch"] = json!(7);
+        let line = describe(&batched, Output::new(Format::Table, true));
+        assert_eq!(line, "20:19:38.054  Delivered       e1  attempt 2  200  in a batch of 7  3.0 ms");
     }
 }

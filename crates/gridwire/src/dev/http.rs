@@ -156,6 +156,10 @@ fn waiting_event(waiting: &Waiting, id: &str) -> Value {
         Why::Retry { status: Some(status) } => ("retry", format!("the endpoint answered {status}")),
         Why::Retry { status: None } => ("retry", "the endpoint did not answer".to_owned()),
         Why::Released => ("released", "a receiver gave it back, or its lock ran out".to_owned()),
+        Why::Probation { outcome } => (
+            "probation",
+            format!("its endpoint failed ten times in a row, the last time with {outcome}: nothing is sent"),
+        ),
         Why::Locked => ("locked", "a receiver holds it".to_owned()),
         Why::DeadLetter { reason } => {
             ("deadLetter", format!("the dead letter is not written yet: {}", format_args!("{reason:?}")))

@@ -235,9 +235,9 @@ impl Worker {
     async fn deliver(&mut self, delivery: Delivery) {
         let shared = Arc::clone(&self.pool.shared);
         let Delivery { attempt, route, done, fault, overtakes } = delivery;
-        let key = attempt.key;
+        let key = attempt.key.clone();
         let name = Arc::clone(&attempt.subscription);
-        let guard = ReportPanic { key, done: &done };
+        let guard = ReportPanic { key: key.clone(), done: &done };
         let started = shared.clock.monotonic();
         let mut deadline = shared.client.deadline();
         let request = self.request(attempt, &route);
@@ -251,7 +251,7 @@ impl Worker {
             }
             Err(outcome) => (outcome, None, None),
         };
-        tracing::debug!(subscription = %name.name, event = %key.offset, ?outcome, ?latency, "attempt ended");
+        tracing::debug!(subscription = %name.name, event = %key.offsets[0], events = key.offsets.len(), ?outcome, ?latency, "attempt ended");
         self.last_outcome = Some(outcome);
         // An error means that the shard is gone, and with it everybody who wants to know.
         let _ = done.send(Finished { key, outcome, status, latency }).await;
@@ -357,7 +357,7 @@ struct ReportPanic<'a> {
 impl Drop for ReportPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let (key, outcome) = (self.key, Outcome::Unreachable);
+            let (key, outcome) = (self.key.clone(), Outcome::Unreachable);
             // Full: then there is no way left to tell.
             let _ = self.done.try_send(Finished { key, outcome, status: None, latency: Duration::ZERO });
         }

@@ -2,7 +2,7 @@
 
 use gridwire_core::api_error::ApiError;
 use gridwire_core::event::DeliverySchema;
-use gridwire_core::routing::Webhook;
+use gridwire_core::routing::{Batching, Webhook};
 use serde_json::{Map, Value, json};
 use url::Url;
 
@@ -85,6 +85,12 @@ impl WebhookDestination {
     pub(crate) fn webhook(&self, schema: DeliverySchema) -> Webhook {
         let attributes = self.attributes.iter().map(DeliveryAttribute::route).collect();
         Webhook { url: self.url.clone(), schema, attributes }
+    }
+
+    /// How many events may share a request. Clients write the defaults for everybody, so a batch of one is none.
+    pub(crate) fn batching(&self) -> Option<Batching> {
+        let bytes_max = self.batch_kilobytes as usize * 1024;
+        (self.events_per_batch > 1).then_some(Batching { events_max: self.events_per_batch, bytes_max })
     }
 
     fn read_destination(destination: &Members<'_>, identity: Option<Identity>) -> Result<Self, ApiError> {

@@ -1,7 +1,8 @@
 //! What is left of the events that were published before some moment: which are under way, and which wait,
 //! for what and until when. This is how a test knows that nothing more will happen by itself.
 
-use super::{Cursor, DeadLetterReason, Queue};
+use super::{Cursor, DeadLetterReason, Held, Queue};
+use crate::endpoint::Rest;
 use crate::ids::{Offset, SubscriptionNumber, TopicNumber};
 use crate::limits;
 use crate::routing::DeliveryMode;
@@ -18,6 +19,8 @@ pub enum Why {
     Retry { status: Option<u16> },
     /// It was given back, or its lock ran out.
     Released,
+    /// The endpoint is on probation; the last attempt at it ended so.
+    Probation { outcome: &'static str },
     /// A receiver holds it.
     Locked,
     /// It is given up, and its dead letter is not written yet: it waits for its delay, or could not be.
@@ -59,9 +62,9 @@ pub struct QueueOutlook {
 impl Queue {
     /// Looks at the events before `end`; `tail` is the end of the topic as the shard knows it.
     pub(in crate::shard) fn outlook(&self, end: u64, tail: u64, now: Timestamp) -> QueueOutlook {
-        let soonest = self.soonest(end);
+        let soonest = self.soonest(end, now);
         let waiting = soonest.len();
-        let ready = self.ready.partition_point(|position| position.offset.0 < end);
+        let ready = if self.resting(now).is_some() { 0 } else { self.ready_before(end) };
         let behind = matches!(self.cursor, Cursor::Behind(from) if from < end);
         QueueOutlook {
             subscription: self.number,
@@ -80,20 +83,31 @@ impl Queue {
     pub(in crate::shard) fn moves(&self, end: u64, tail: u64, now: Timestamp) -> bool {
         let before = |offset: Option<u64>| offset.is_some_and(|offset| offset < end);
         let pushes = matches!(self.policy.mode, DeliveryMode::Push { .. });
-        // While it is full of trouble, a push queue starts nothing new.
-        let starts_new = pushes && self.state.trouble.len() < limits::TROUBLE_MAX;
+        // A push queue starts nothing while its endpoint is on probation, and nothing new while it is full of trouble.
+        let starts = pushes && self.resting(now).is_none();
+        let starts_new = starts && self.state.trouble.len() < limits::TROUBLE_MAX;
         // What has not been shown to us may be anything.
         tail < end
             || self.next_due() <= now
-            || before(self.in_flight.keys().next().copied())
+            || before(self.in_flight.first())
             || before(self.letters.first_in_flight())
             || matches!(self.cursor, Cursor::Behind(from) if from < end && (self.scanning || starts_new))
-            || pushes && before(self.again.first().copied())
+            || starts && before(self.again.first().copied())
             || starts_new && before(self.ready.front().map(|position| position.offset.0))
     }
 
+    /// The rest of an endpoint that is on probation.
+    fn resting(&self, now: Timestamp) -> Option<Rest> {
+        let pushes = matches!(self.policy.mode, DeliveryMode::Push { .. });
+        self.endpoint.rest().filter(|rest| pushes && now < rest.until)
+    }
+
+    fn ready_before(&self, end: u64) -> usize {
+        self.ready.partition_point(|position| position.offset.0 < end)
+    }
+
     /// Every event before `end` that waits for a time, that of the next first.
-    fn soonest(&self, end: u64) -> Vec<Waiting> {
+    fn soonest(&self, end: u64, now: Timestamp) -> Vec<Waiting> {
         let mut all: Vec<Waiting> =
             self.state.trouble.range(..end).filter_map(|(_, trouble)| self.troubled(trouble)).collect();
         let letters = self.letters.waiting().filter(|&(_, offset)| offset < end);
@@ -109,6 +123,16 @@ impl Queue {
             until: lease.deadline,
             why: Why::Locked,
         }));
+        if let Some(Rest { until, outcome }) = self.resting(now) {
+            let why = Why::Probation { outcome };
+            let again = self.again.range(..end).filter_map(|offset| self.state.trouble.get(offset));
+            all.extend(again.map(|trouble| {
+                let Held { offset, attempts, .. } = trouble.held;
+                Waiting { offset, attempts, until, why }
+            }));
+            let ready = self.ready.iter().take(self.ready_before(end));
+            all.extend(ready.map(|position| Waiting { offset: position.offset, attempts: 0, until, why }));
+        }
         all.sort_by_key(|waiting| (waiting.until, waiting.offset));
         all
     }
@@ -142,7 +166,8 @@ mod tests {
     use crate::shard::{Output, Position, ReplyId};
 
     const START: Timestamp = Timestamp::from_millis(1_000_000);
-    const PUSH: DeliveryMode = DeliveryMode::Push { retry: RetryPolicy { tier: Tier::Basic } };
+    const PUSH: DeliveryMode =
+        DeliveryMode::Push { retry: RetryPolicy { tier: Tier::Basic }, batching: None };
     const PULL: DeliveryMode = DeliveryMode::Pull { lock: Duration::from_secs(60) };
 
     struct Rig {
@@ -184,7 +209,7 @@ mod tests {
         }
 
         fn end_attempt(&mut self, offset: u64, outcome: Outcome) {
-            let id = self.queue.in_flight[&offset].id;
+            let id = self.queue.in_flight.id_of(offset);
             let attempt = FinishedAttempt { offset: Offset(offset), id, outcome, jitter: 0.0 };
             self.queue.attempted(attempt, self.tail, self.now, &mut self.out);
             self.pump();
