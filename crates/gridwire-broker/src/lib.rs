@@ -36,8 +36,4 @@ pub mod fuzzing {
     pub fn retry_after(value: &HeaderValue, now: Timestamp) -> Option<Duration> {
         crate::push::answer::retry_after(value, now)
     }
-
-    pub fn is_zero_rate(value: &HeaderValue) -> bool {
-        crate::push::handshake::is_zero_rate(value)
-    }
 }

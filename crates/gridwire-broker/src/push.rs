@@ -29,6 +29,7 @@ mod testing;
 mod tls;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use gridwire_core::limits;
@@ -52,6 +53,9 @@ pub struct PushOptions {
     pub own_addresses: Vec<SocketAddr>,
     /// The DNS name we show endpoints as the sender (`WebHook-Request-Origin`).
     pub origin: String,
+    /// How many requests a minute we ask endpoints to allow (`WebHook-Request-Rate`). Without it no rate is asked
+    /// for; what an endpoint allows is kept to in any case.
+    pub request_rate: Option<NonZeroU32>,
     /// How long an attempt may take, from the look-up of the name to the head of the answer.
     pub attempt_timeout: Duration,
     /// Connections to one endpoint, and so attempts in flight to it. At least 1.
@@ -76,6 +80,7 @@ impl Default for PushOptions {
             allow_networks: Vec::new(),
             own_addresses: Vec::new(),
             origin: "eventgrid.azure.net".to_owned(),
+            request_rate: None,
             attempt_timeout: limits::ATTEMPT_TIMEOUT,
             connections_per_endpoint: 32,
             attempts_per_subscription_max: limits::READY_MAX,

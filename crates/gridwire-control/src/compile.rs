@@ -282,6 +282,7 @@ impl<'a> Subscriptions<'a> {
                     attempts_max: subscription.attempts_max,
                     time_to_live,
                     dead_letter: subscription.dead_letter.as_ref().map(|_| patience.of(facts.kind)),
+                    pace: entry.document.consent.pace(),
                 },
                 webhook: subscription.webhook.clone(),
                 dead_letter: subscription.dead_letter.clone(),

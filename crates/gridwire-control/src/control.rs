@@ -20,6 +20,7 @@ use crate::audit::RequestIds;
 use crate::body;
 use crate::change::{Change, Operation, unavailable};
 use crate::compile::{compile, recompile};
+use crate::consent::Invitations;
 use crate::document::{Entry, Resources, not_found};
 use crate::facts::Facts;
 use crate::format;
@@ -80,6 +81,8 @@ pub(crate) struct Shared {
     state: RwLock<State>,
     /// Monotonic time of the last refused login that was audited, in milliseconds.
     refused_at: AtomicU64,
+    /// Ways to consent by hand that endpoints are being told of.
+    pub invitations: Arc<Invitations>,
 }
 
 impl fmt::Debug for Shared {
@@ -172,6 +175,7 @@ impl Control {
             changed: Notify::new(),
             state: RwLock::new(state),
             refused_at: AtomicU64::new(u64::MAX),
+            invitations: Arc::default(),
         };
         Ok(Arc::new(Self {
             shared: Arc::new(shared),
@@ -264,8 +268,14 @@ impl Control {
         if let Target::Resource { address, form } = target {
             return self.answer_resource(request, peer, ids, address, form).await;
         }
-        if let Target::Action { address, action, .. } = target {
+        if let Target::Action { address, form, action } = target {
             only(&request, &Method::POST, "POST")?;
+            if action == Action::Revalidate {
+                let operation = Operation::Revalidate;
+                let change = Change { address, operation, preconditions: preconditions(request.headers()) };
+                let entry = self.change(change, StatusCode::OK, peer, ids).await?.ok_or_else(internal)?;
+                return self.show(&entry, form, StatusCode::OK);
+            }
             return self.act(request, peer, ids, address, action).await;
         }
         only(&request, &Method::GET, "GET")?;
@@ -275,6 +285,7 @@ impl Control {
             origin: origin.as_deref().unwrap_or_else(|| public.preferred()),
             path: request.uri().path(),
             public,
+            now: self.shared.clock.now(),
         };
         let list = |list: List<'_>| list.page(&self.shared.state().resources, &query, via);
         let value = match &target {
@@ -395,6 +406,8 @@ impl Control {
             Action::ListKeys | Action::RegenerateKey => keys(&entry),
             Action::GetFullUrl => full_url(&entry),
             Action::GetDeliveryAttributes => delivery_attributes(&entry),
+            // Dealt with before.
+            Action::Revalidate => Err(internal()),
         });
         ids.record(peer, action.name(), &address.id(Form::Nested), answer.as_ref().map(Response::status));
         answer
@@ -405,7 +418,8 @@ impl Control {
     }
 
     fn show(&self, entry: &Entry, form: Form, status: StatusCode) -> Result<Response, ApiError> {
-        let body = self.shared.state().resources.show(entry, form, &self.shared.options.public);
+        let now = self.shared.clock.now();
+        let body = self.shared.state().resources.show(entry, form, &self.shared.options.public, now);
         let mut response = json(status, body.to_string());
         let etag = HeaderValue::from_str(&entry.etag()).map_err(|_| internal())?;
         response.headers_mut().insert(ETAG, etag);
@@ -414,7 +428,7 @@ impl Control {
 
     /// Runs a change to its end, on its own task, and writes it to the audit log with the status it is answered
     /// with: `success`, unless it is refused.
-    async fn change(
+    pub(crate) async fn change(
         &self,
         change: Change,
         success: StatusCode,

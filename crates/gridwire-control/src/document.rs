@@ -13,6 +13,7 @@ use gridwire_store::Revision;
 use serde_json::{Map, Value, json};
 
 use crate::address::{Address, Form};
+use crate::consent::Standing;
 use crate::facts::Facts;
 use crate::kinds::{Beside, Kind, Spec, Surroundings};
 use crate::limits::{
@@ -38,6 +39,8 @@ pub(crate) struct Document {
     pub modified_at: Timestamp,
     pub numbers: Numbers,
     pub keys: Option<[AccessKey; 2]>,
+    /// Of a subscription.
+    pub consent: Standing,
     pub spec: Arc<dyn Spec>,
 }
 
@@ -47,6 +50,7 @@ impl Document {
         self.address == other.address
             && self.envelope == other.envelope
             && self.keys == other.keys
+            && self.consent == other.consent
             && self.spec.properties() == other.spec.properties()
     }
 }
@@ -296,11 +300,11 @@ impl Resources {
     }
 
     /// The resource as a GET shows it.
-    pub(crate) fn show(&self, entry: &Entry, form: Form, public: &PublicAddresses) -> Value {
-        let Document { address, envelope, created_at, modified_at, spec, .. } = &entry.document;
+    pub(crate) fn show(&self, entry: &Entry, form: Form, public: &PublicAddresses, now: Timestamp) -> Value {
+        let Document { address, envelope, created_at, modified_at, consent, spec, .. } = &entry.document;
         let parent = self.ground_of(address).map(|parent| parent.facts());
         let mut properties = spec.shown(Surroundings { address, parent, public });
-        properties.insert("provisioningState".into(), "Succeeded".into());
+        properties.insert("provisioningState".into(), consent.provisioning_state(now).into());
         let mut resource = Map::new();
         resource.insert("id".into(), address.id(form).into());
         resource.insert("name".into(), address.name().into());

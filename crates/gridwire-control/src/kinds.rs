@@ -31,6 +31,8 @@ pub(crate) enum Action {
     RegenerateKey,
     GetFullUrl,
     GetDeliveryAttributes,
+    /// Gridwire's own: asks the endpoint for its consent again.
+    Revalidate,
 }
 
 impl Action {
@@ -40,6 +42,7 @@ impl Action {
             Self::RegenerateKey => "regenerateKey",
             Self::GetFullUrl => "getFullUrl",
             Self::GetDeliveryAttributes => "getDeliveryAttributes",
+            Self::Revalidate => "revalidate",
         }
     }
 }
@@ -235,6 +238,10 @@ pub(crate) static KINDS: &[&Kind] = &[
 /// In the paths of event subscriptions of every kind.
 pub(crate) const SUBSCRIPTIONS_SEGMENT: &str = "eventSubscriptions";
 
+/// What can be posted to an event subscription of any kind.
+const SUBSCRIPTION_ACTIONS: &[Action] =
+    &[Action::GetFullUrl, Action::GetDeliveryAttributes, Action::Revalidate];
+
 const RESERVED: &[&str] = &["Microsoft", "EventGrid", "System"];
 
 /// What can be patched of an event subscription of a topic or domain.
@@ -295,7 +302,7 @@ pub(crate) static TOPIC_SUBSCRIPTION: Kind = Kind {
     extension: true,
     bare: false,
     patch: SUBSCRIPTION_PATCH,
-    actions: &[Action::GetFullUrl, Action::GetDeliveryAttributes],
+    actions: SUBSCRIPTION_ACTIONS,
     keys: false,
     numbering: Numbering::Subscription,
     sealed: SUBSCRIPTION_SEALED,
@@ -344,7 +351,7 @@ pub(crate) static DOMAIN_SUBSCRIPTION: Kind = Kind {
     extension: true,
     bare: false,
     patch: SUBSCRIPTION_PATCH,
-    actions: &[Action::GetFullUrl, Action::GetDeliveryAttributes],
+    actions: SUBSCRIPTION_ACTIONS,
     keys: false,
     numbering: Numbering::Subscription,
     sealed: SUBSCRIPTION_SEALED,
@@ -380,7 +387,7 @@ pub(crate) static DOMAIN_TOPIC_SUBSCRIPTION: Kind = Kind {
     extension: true,
     bare: false,
     patch: SUBSCRIPTION_PATCH,
-    actions: &[Action::GetFullUrl, Action::GetDeliveryAttributes],
+    actions: SUBSCRIPTION_ACTIONS,
     keys: false,
     numbering: Numbering::Subscription,
     sealed: SUBSCRIPTION_SEALED,
@@ -452,7 +459,7 @@ pub(crate) static NAMESPACE_SUBSCRIPTION: Kind = Kind {
             ("expirationTimeUtc", Patch::Replace),
         ],
     },
-    actions: &[Action::GetFullUrl, Action::GetDeliveryAttributes],
+    actions: SUBSCRIPTION_ACTIONS,
     keys: false,
     numbering: Numbering::Subscription,
     sealed: &[

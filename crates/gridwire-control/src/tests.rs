@@ -1,6 +1,7 @@
 //! The control plane as its clients see it: requests in, responses out, what is stored and installed beside.
 
 mod audit;
+mod consent;
 mod domains;
 mod expiration;
 mod faults;

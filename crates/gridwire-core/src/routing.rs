@@ -16,9 +16,11 @@ use subtle::ConstantTimeEq;
 use crate::event::{DeliverySchema, Event, InputSchema};
 use crate::filter::{FilterSpec, MatchSet, Matcher};
 use crate::ids::{Slot, SubscriptionNumber, TopicNumber};
+use crate::pace::Pace;
 use crate::patience::DeadLetterPolicy;
 use crate::publish::{self, InputMapping};
 use crate::retry::{RetryPolicy, Tier};
+use crate::secret::Secret;
 
 pub use domain_topics::{DomainTopicRoute, DomainTopics};
 
@@ -166,6 +168,8 @@ pub struct QueuePolicy {
     pub time_to_live: Duration,
     /// Where there is a dead-letter destination: how events that are given up wait for it.
     pub dead_letter: Option<DeadLetterPolicy>,
+    /// How fast the endpoint may be posted to; of no meaning to pull.
+    pub pace: Pace,
 }
 
 impl QueuePolicy {
@@ -213,6 +217,13 @@ impl fmt::Debug for AttributeSource {
             Self::Static(_) | Self::Secret(_) => f.write_str("Static(***)"),
             Self::Dynamic(field) => f.debug_tuple("Dynamic").field(field).finish(),
         }
+    }
+}
+
+impl Webhook {
+    /// Whether who consented to this one has consented to the other: it is the same endpoint, asked in the same way.
+    pub fn asks_as(&self, other: &Self) -> bool {
+        self.url == other.url && self.schema == other.schema
     }
 }
 
@@ -377,6 +388,18 @@ pub struct Handshake {
     pub topic_resource_id: String,
     pub subscription_name: String,
     pub topic_kind: TopicKind,
+    /// What whoever runs the endpoint may open to consent in its place. Whoever knows it can, so it goes to the
+    /// endpoint and nowhere else. `None` where the contract has no such way: topics of namespaces.
+    pub validation_url: Option<Secret>,
+}
+
+/// What an endpoint that was asked for its consent has said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consent {
+    /// It agrees, at this pace.
+    Given { pace: Pace },
+    /// It answered neither yes nor no. The validation URL decides; then this pace holds.
+    ByHand { pace: Pace },
 }
 
 /// Why an endpoint was not accepted. What a subscription's owner may see: class and status, no body.
@@ -402,7 +425,7 @@ pub enum InstallError {
 /// What control needs done by whoever delivers events. The broker implements it; the binary wires it.
 pub trait DeliveryPort: Send + Sync + fmt::Debug {
     /// Asks the endpoint for its consent.
-    fn validate(&self, handshake: Handshake) -> BoxFuture<'_, Result<(), HandshakeError>>;
+    fn validate(&self, handshake: Handshake) -> BoxFuture<'_, Result<Consent, HandshakeError>>;
 
     /// Puts `table` in use: when the future is done, new subscriptions have their start recorded, removed ones
     /// are gone, and every later publish is matched by it.

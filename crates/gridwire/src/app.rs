@@ -394,6 +394,7 @@ fn broker_options(settings: &Settings, own: [SocketAddr; 3], known_time: Timesta
             allow_loopback: settings.dev || settings.allow_loopback,
             allow_networks: settings.allow_networks.iter().filter_map(|text| text.parse().ok()).collect(),
             own_addresses: own.to_vec(),
+            request_rate: settings.request_rate,
             faults: settings.dev,
             ..PushOptions::default()
         },

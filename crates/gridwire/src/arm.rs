@@ -346,6 +346,11 @@ impl Management {
         self.call(Method::POST, &versioned(&format!("{id}/{action}")), None, ANSWER_TIMEOUT).await
     }
 
+    /// Asks a subscription's endpoint for its consent again, which takes as long as when it is created.
+    pub(crate) async fn revalidate(&self, id: &str) -> Result<Value, ManagementError> {
+        self.call(Method::POST, &versioned(&format!("{id}/revalidate")), None, PUT_TIMEOUT).await
+    }
+
     /// Every entry of a list, over all its pages.
     pub(crate) async fn list(&self, path: &str) -> Result<Vec<Value>, ManagementError> {
         let mut next = format!("{}&$top=100", versioned(path));

@@ -276,6 +276,7 @@ mod tests {
             "gridwire namespace create shop",
             "gridwire topic create shop/jobs",
             "gridwire subscription create orders/billing --webhook http://127.0.0.1:7070/hook",
+            "gridwire subscription revalidate orders/billing",
             "gridwire publish shop/jobs {} --type job.created",
             "gridwire receive shop/jobs/workers --ack --output json",
             "gridwire --data-dir x tail orders/billing",

@@ -9,6 +9,7 @@ mod accounts;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -154,6 +155,13 @@ pub(crate) const KEYS: &[Key] = &[
         "Private networks that webhooks may be in.",
     ),
     key(
+        "delivery.request_rate",
+        None,
+        "",
+        "a number of requests a minute from 1 to 4294967295",
+        "The rate that webhooks of the CloudEvents schema are asked to allow; what they allow is kept to, asked or not.",
+    ),
+    key(
         "delivery.dead_letter_patience_custom",
         None,
         "4h",
@@ -230,6 +238,8 @@ pub(crate) struct Settings {
     pub(crate) allow_loopback: bool,
     /// Each is an address, or one with a prefix length.
     pub(crate) allow_networks: Vec<String>,
+    /// Requests a minute.
+    pub(crate) request_rate: Option<NonZeroU32>,
     pub(crate) dead_letter_patience: DeadLetterPatience,
     /// In percent.
     pub(crate) retry_jitter: f64,
@@ -487,6 +497,9 @@ impl Layers {
             tls_files: certificate.clone().zip(key.clone()),
             allow_http: self.value("delivery.allow_http", switch),
             allow_loopback: self.value("delivery.allow_loopback", switch),
+            request_rate: self.value("delivery.request_rate", |text| {
+                if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
+            }),
             allow_networks: self.value("delivery.allow_networks", |text| {
                 let networks = list(text);
                 networks.iter().all(|network| is_network(network)).then_some(networks)

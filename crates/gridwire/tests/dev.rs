@@ -4,6 +4,8 @@ mod support;
 
 #[path = "dev/clock.rs"]
 mod clock;
+#[path = "dev/consent.rs"]
+mod consent;
 #[path = "dev/faults.rs"]
 mod faults;
 #[path = "dev/ladders.rs"]

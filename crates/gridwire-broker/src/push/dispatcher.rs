@@ -18,7 +18,7 @@ use gridwire_core::event::DeliverySchema;
 use gridwire_core::fault_script::FaultScript;
 use gridwire_core::ids::{Offset, SubscriptionNumber};
 use gridwire_core::retry::Outcome;
-use gridwire_core::routing::{Handshake, HandshakeError, SubscriptionRoute};
+use gridwire_core::routing::{Consent, Handshake, HandshakeError, SubscriptionRoute};
 use gridwire_outside::{Clock, Net, Rng};
 use http::uri::PathAndQuery;
 use tokio::sync::mpsc;
@@ -130,8 +130,7 @@ impl Dispatcher {
             Arc::clone(&clock),
             rng,
             origin.clone(),
-            options.attempt_timeout,
-            options.allow_http,
+            Arc::clone(&options),
         );
         let routes =
             Routes { by_subscription: HashMap::new(), pools: HashMap::new(), prune_at: PRUNE_AT_LEAST };
@@ -215,7 +214,7 @@ impl Dispatcher {
     /// # Cancel safety
     ///
     /// Can be dropped at any time; the endpoint may have been asked.
-    pub(crate) async fn validate(&self, handshake: Handshake) -> Result<(), HandshakeError> {
+    pub(crate) async fn validate(&self, handshake: Handshake) -> Result<Consent, HandshakeError> {
         tokio::select! {
             biased;
             result = self.handshakes.validate(&handshake) => result,

@@ -19,6 +19,7 @@ use super::{Answer, Effect, LeasedEvent, Output, Position, ReplyId, SettleVerb, 
 use crate::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
 use crate::limits;
 use crate::lock_token::LockToken;
+use crate::pace::{Pace, Pacer};
 use crate::patience::{AfterFailure, DeadLetterPolicy};
 use crate::planted::planted;
 use crate::retry::{Outcome, Verdict};
@@ -80,6 +81,7 @@ pub(super) struct Queue {
     /// Troubled events whose time has come, by offset: the oldest first.
     again: BTreeSet<u64>,
     in_flight: BTreeMap<u64, InFlight>,
+    pacer: Pacer,
     receivers: BTreeMap<ReplyId, Receiver>,
     receiver_deadlines: BTreeSet<(Timestamp, ReplyId)>,
     /// Those of condemned events.
@@ -110,6 +112,7 @@ impl Queue {
             number: input.number,
             topic: input.topic,
             slot: input.slot,
+            pacer: Pacer::new(input.policy.pace),
             policy: input.policy,
             expiry_from,
             dead_letter_delay,
@@ -155,6 +158,9 @@ impl Queue {
 
     pub(super) fn configure(&mut self, policy: QueuePolicy, now: Timestamp, out: &mut Output) {
         let changed_mode = std::mem::discriminant(&self.policy.mode) != std::mem::discriminant(&policy.mode);
+        if self.policy.pace != policy.pace {
+            self.pacer.change(policy.pace, now);
+        }
         self.policy = policy;
         if changed_mode {
             let locked: Vec<Lease> = self.state.leases.values().copied().collect();
@@ -479,11 +485,20 @@ impl Queue {
             oldest_again.map(|trouble| self.end_of(&trouble.held)),
             self.ready.front().filter(|_| self.may_condemn()).map(|position| self.end_at(position.time)),
             self.letters.next_due(),
+            self.pace_due(),
         ]
         .into_iter()
         .flatten()
         .min()
         .unwrap_or(Timestamp::MAX)
+    }
+
+    /// When the pace lets the next attempt start, if one waits for that.
+    fn pace_due(&self) -> Option<Timestamp> {
+        let pushes = matches!(self.policy.mode, DeliveryMode::Push { .. });
+        let paced = pushes && matches!(self.policy.pace, Pace::PerMinute(_));
+        let waits = paced && self.in_flight.len() < ATTEMPTS_IN_FLIGHT_MAX && self.peek_next().is_some();
+        waits.then(|| self.pacer.ready_at())
     }
 
     fn expire_locks(&mut self, tail: u64, now: Timestamp, out: &mut Output) {
@@ -596,7 +611,7 @@ impl Queue {
     }
 
     fn start_attempts(&mut self, tail: u64, now: Timestamp, out: &mut Output) {
-        while self.in_flight.len() < ATTEMPTS_IN_FLIGHT_MAX {
+        while self.in_flight.len() < ATTEMPTS_IN_FLIGHT_MAX && self.pacer.may_start(now) {
             let Some(held) = self.peek_next() else { break };
             self.take_next();
             if held.attempts > self.policy.attempts_max {
@@ -604,6 +619,7 @@ impl Queue {
                 self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, last, tail, now, out);
                 continue;
             }
+            self.pacer.started(now);
             self.attempt_ids += 1;
             let id = self.attempt_ids;
             self.in_flight.insert(held.offset.0, InFlight { held, id });

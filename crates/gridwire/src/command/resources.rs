@@ -111,6 +111,14 @@ NumberNotInRange, BoolEquals, IsNullOrUndefined, IsNotNull")]
         /// `orders/billing`, `shop/jobs/workers` in a namespace, or `domain:malls/north/billing`
         subscription: String,
     },
+    /// Ask the endpoint for its consent again, such as when it failed to give it in time
+    #[command(after_help = "\
+An endpoint that answers neither yes nor no is sent a validation URL; nothing is delivered to it until that is
+opened, within ten minutes. This sends it a new one. A rate that it allows is asked for anew as well.")]
+    Revalidate {
+        /// `orders/billing`, `shop/jobs/push` in a namespace, or `domain:malls/north/billing`
+        subscription: String,
+    },
     /// Delete an event subscription and its undelivered events
     Delete {
         /// `orders/billing`, `shop/jobs/workers` in a namespace, or `domain:malls/north/billing`
@@ -305,7 +313,12 @@ pub(crate) async fn subscription(
             } else {
                 format!("gridwire receive {subscription} --ack")
             };
-            tell(done, &resource, &format!("subscription {subscription}"), &[], &next, &target, output)
+            let waits = awaits(&resource, &args.subscription).filter(|_| !output.is_json());
+            tell(done, &resource, &format!("subscription {subscription}"), &[], &next, &target, output)?;
+            if let Some(notice) = waits {
+                output.line(format_args!("{notice}"))?;
+            }
+            Ok(())
         }
         SubscriptionCommand::List { topic } => {
             let id = Topic::parse(topic)?.id(scope);
@@ -325,6 +338,19 @@ pub(crate) async fn subscription(
             let parsed = Subscription::parse(subscription)?;
             let shown = show(&parsed.id(scope), subscription, &target, output).await;
             explained(shown, hint::missing_subscription(&parsed, &target)).await
+        }
+        SubscriptionCommand::Revalidate { subscription } => {
+            let parsed = Subscription::parse(subscription)?;
+            let asked = target.management.revalidate(&parsed.id(scope)).await;
+            let asked = asked.with_context(|| format!("failed to validate the endpoint of `{subscription}`"));
+            let resource = explained(asked, hint::missing_subscription(&parsed, &target)).await?;
+            if output.is_json() {
+                output.json(&resource)?;
+            } else {
+                let consented = format!("the endpoint of {subscription} consented");
+                output.line(awaits(&resource, subscription).unwrap_or(consented))?;
+            }
+            Ok(())
         }
         SubscriptionCommand::Delete { subscription } => {
             delete(&Subscription::parse(subscription)?.id(scope), subscription, &target, output).await
@@ -416,6 +442,17 @@ async fn create_subscription(
     let resource = target.management.put(&id, &body).await;
     let resource = resource.with_context(|| format!("failed to create the subscription `{subscription}`"))?;
     Ok((if was_there { Done::Replaced } else { Done::Created }, resource))
+}
+
+/// What is to be said of a subscription whose endpoint has not consented yet.
+fn awaits(resource: &Value, name: &str) -> Option<String> {
+    (text(resource, "/properties/provisioningState") == "AwaitingManualAction").then(|| {
+        format!(
+            "the endpoint answered neither yes nor no, and nothing is delivered to it yet: whoever runs it has to \
+             open the validation URL that it was sent, within ten minutes\n\
+             a new one: gridwire subscription revalidate {name}"
+        )
+    })
 }
 
 /// An error is explained by what is missing, which is looked for only then.

@@ -79,7 +79,7 @@ impl Queue {
     /// Whether something goes on by itself with events before `end`; [`QueueOutlook::moving`] without the rest.
     pub(in crate::shard) fn moves(&self, end: u64, tail: u64, now: Timestamp) -> bool {
         let before = |offset: Option<u64>| offset.is_some_and(|offset| offset < end);
-        let pushes = matches!(self.policy.mode, DeliveryMode::Push { .. });
+        let pushes = matches!(self.policy.mode, DeliveryMode::Push { .. }) && self.pacer.may_start(now);
         // While it is full of trouble, a push queue starts nothing new.
         let starts_new = pushes && self.state.trouble.len() < limits::TROUBLE_MAX;
         // What has not been shown to us may be anything.
@@ -135,6 +135,7 @@ mod tests {
     use super::super::{QueueState, SubscribeInput};
     use super::*;
     use crate::ids::Slot;
+    use crate::pace::Pace;
     use crate::patience::DeadLetterPolicy;
     use crate::retry::{Outcome, RetryPolicy, Tier};
     use crate::routing::QueuePolicy;
@@ -159,6 +160,7 @@ mod tests {
                 attempts_max: 30,
                 time_to_live: Duration::from_secs(86_400),
                 dead_letter: Some(DeadLetterPolicy::documented(Tier::Basic)),
+                pace: Pace::Free,
             };
             let input = SubscribeInput {
                 number: SubscriptionNumber(1),
