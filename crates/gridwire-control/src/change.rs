@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -45,6 +46,9 @@ pub(crate) enum Operation {
     RegenerateKey(usize),
     /// Ask the endpoint for its consent again.
     Revalidate,
+    /// Sign with a new key, and with the present ones for a while.
+    RotateSigningKey(Duration),
+    RemoveSigningKeys,
     /// Somebody who was told the validation URL consents.
     Confirm(TokenDigest, Confirmation),
 }
@@ -58,6 +62,8 @@ impl Operation {
             Self::Delete => "delete",
             Self::RegenerateKey(_) => "regenerateKey",
             Self::Revalidate => "revalidate",
+            Self::RotateSigningKey(_) => "rotateSigningKey",
+            Self::RemoveSigningKeys => "removeSigningKeys",
             Self::Confirm(..) => by_hand::CONFIRM,
         }
     }
@@ -97,7 +103,7 @@ impl Asked {
 }
 
 /// How a turn ended.
-enum Turn {
+pub(crate) enum Turn {
     /// The resource as it is now; `None` when it is gone.
     Done(Option<Arc<Entry>>),
     /// The state has moved on: plan again.
@@ -112,7 +118,11 @@ impl Shared {
             let wanted = match &change.operation {
                 Operation::Write(write) => self.plan(change, write)?.handshake,
                 Operation::Revalidate => Some(self.present_handshake(change)?),
-                Operation::Delete | Operation::RegenerateKey(_) | Operation::Confirm(..) => None,
+                Operation::Delete
+                | Operation::RegenerateKey(_)
+                | Operation::RotateSigningKey(_)
+                | Operation::RemoveSigningKeys
+                | Operation::Confirm(..) => None,
             };
             if let Some(handshake) = wanted
                 && !asked.as_ref().is_some_and(|asked| asked.covers(&handshake.webhook))
@@ -177,7 +187,8 @@ impl Shared {
             let message = "The event subscription has no endpoint: its events are received, not pushed.";
             return Err(ApiError::new(ErrorCode::InvalidRequest, message));
         };
-        Ok(plan::handshake(&entry.document.address, webhook, topic.kind))
+        let webhook = Webhook { signing: entry.document.signing.clone(), ..webhook.clone() };
+        Ok(plan::handshake(&entry.document.address, &webhook, topic.kind))
     }
 
     fn plan(&self, change: &Change, write: &Write) -> Result<Plan, ApiError> {
@@ -194,6 +205,8 @@ impl Shared {
             Operation::Delete => self.delete(change).await,
             Operation::RegenerateKey(index) => self.regenerate(change, *index).await,
             Operation::Revalidate => self.revalidated(change, asked).await,
+            Operation::RotateSigningKey(overlap) => self.rotate_signing_key(change, *overlap).await,
+            Operation::RemoveSigningKeys => self.remove_signing_keys(change).await,
             Operation::Confirm(digest, confirmation) => self.confirmed(change, digest, *confirmation).await,
         };
         match outcome {
@@ -373,7 +386,7 @@ impl Shared {
     }
 
     /// Stores `document` in place of what is there, and puts it in use.
-    async fn replace(&self, existing: &Entry, mut document: Document) -> Result<Turn, Failure> {
+    pub(crate) async fn replace(&self, existing: &Entry, mut document: Document) -> Result<Turn, Failure> {
         document.modified_at = self.clock.now();
         let value = format::write(&document, &self.sealer, &*self.rng);
         let revision = self.store.update(&existing.key, value, existing.revision).await?;
@@ -455,7 +468,7 @@ fn goes_too(resources: &Resources, address: &Address) -> Option<String> {
 }
 
 /// Why a turn was not completed.
-enum Failure {
+pub(crate) enum Failure {
     Refused(ApiError),
     Store(ResourceError),
 }

@@ -33,6 +33,7 @@ use crate::plan::{Preconditions, Write};
 use crate::provider;
 use crate::request::{self, Query, Target};
 use crate::sealer::Sealer;
+use crate::signing;
 use crate::strict;
 
 /// Why the control plane could not be opened.
@@ -402,15 +403,43 @@ impl Control {
             let entry = self.change(change, StatusCode::OK, peer, ids).await?.ok_or_else(internal)?;
             return keys(&entry);
         }
+        if action == Action::RotateSigningKey {
+            let (head, body) = request.into_parts();
+            let body = body::read_optional(&head.headers, body).await?;
+            let operation = Operation::RotateSigningKey(signing::read_overlap(&body)?);
+            return self.sign(address, operation, &head.headers, peer, ids).await;
+        }
+        if action == Action::RemoveSigningKeys {
+            return self.sign(address, Operation::RemoveSigningKeys, request.headers(), peer, ids).await;
+        }
         let answer = self.find(&address).and_then(|entry| match action {
             Action::ListKeys | Action::RegenerateKey => keys(&entry),
             Action::GetFullUrl => full_url(&entry),
             Action::GetDeliveryAttributes => delivery_attributes(&entry),
+            Action::ListSigningKeys => Ok(self.signing_keys(&entry)),
             // Dealt with before.
-            Action::Revalidate => Err(internal()),
+            Action::Revalidate | Action::RotateSigningKey | Action::RemoveSigningKeys => Err(internal()),
         });
         ids.record(peer, action.name(), &address.id(Form::Nested), answer.as_ref().map(Response::status));
         answer
+    }
+
+    /// Changes a subscription's signing keys and answers with those that sign now.
+    async fn sign(
+        &self,
+        address: Address,
+        operation: Operation,
+        headers: &HeaderMap,
+        peer: Peer,
+        ids: &RequestIds,
+    ) -> Result<Response, ApiError> {
+        let change = Change { address, operation, preconditions: preconditions(headers) };
+        let entry = self.change(change, StatusCode::OK, peer, ids).await?.ok_or_else(internal)?;
+        Ok(self.signing_keys(&entry))
+    }
+
+    fn signing_keys(&self, entry: &Entry) -> Response {
+        json(StatusCode::OK, signing::list(&entry.document.signing, self.shared.clock.now()).to_string())
     }
 
     fn find(&self, address: &Address) -> Result<Arc<Entry>, ApiError> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::ids::{Slot, SubscriptionNumber, TopicNumber};
 use gridwire_core::routing::AccessKey;
+use gridwire_core::signing::SigningKey;
 use gridwire_core::time::Timestamp;
 use gridwire_store::Revision;
 use serde_json::{Map, Value, json};
@@ -41,6 +42,8 @@ pub(crate) struct Document {
     pub keys: Option<[AccessKey; 2]>,
     /// Of a subscription.
     pub consent: Standing,
+    /// Of a subscription that signs what it delivers; the newest last.
+    pub signing: Vec<SigningKey>,
     pub spec: Arc<dyn Spec>,
 }
 
@@ -51,6 +54,7 @@ impl Document {
             && self.envelope == other.envelope
             && self.keys == other.keys
             && self.consent == other.consent
+            && self.signing == other.signing
             && self.spec.properties() == other.spec.properties()
     }
 }

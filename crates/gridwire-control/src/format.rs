@@ -12,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use gridwire_core::ids::{Slot, SubscriptionNumber, TopicNumber};
 use gridwire_core::pace::Pace;
 use gridwire_core::routing::AccessKey;
+use gridwire_core::signing::SigningKey;
 use gridwire_core::time::Timestamp;
 use gridwire_outside::Rng;
 use gridwire_store::Resource;
@@ -57,6 +58,8 @@ struct Stored {
     sealed_keys: Option<[String; 2]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     consent: Option<StoredConsent>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    signing_keys: Vec<StoredSigningKey>,
     properties: Value,
 }
 
@@ -66,6 +69,16 @@ struct StoredIdentity {
     kind: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     user_assigned: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct StoredSigningKey {
+    sealed: String,
+    /// Milliseconds since the Unix epoch, as the next.
+    created_at: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<u64>,
 }
 
 /// How a subscription stands with its endpoint, unless that is the default.
@@ -164,6 +177,16 @@ pub(crate) fn write(document: &Document, sealer: &Sealer, rng: &dyn Rng) -> Vec<
         slot,
         sealed_keys: document.keys.as_ref().map(|[first, second]| [seal_key(0, first), seal_key(1, second)]),
         consent: StoredConsent::of(&document.consent),
+        signing_keys: document
+            .signing
+            .iter()
+            .enumerate()
+            .map(|(index, signing)| StoredSigningKey {
+                sealed: sealer.seal(rng, &signing_place(&key, index), signing.reveal().as_bytes()),
+                created_at: signing.created_at.as_millis(),
+                until: signing.until.map(Timestamp::as_millis),
+            })
+            .collect(),
         properties,
     };
     serde_json::to_vec(&stored).expect("maps with text keys and plain values are always JSON")
@@ -232,6 +255,10 @@ pub(crate) fn read(resource: Resource, sealer: &Sealer, resources: &Resources) -
         None => Standing::default(),
         Some(stored) => stored.read().ok_or_else(|| content("its consent is not well formed"))?,
     };
+    let mut signing = Vec::with_capacity(stored.signing_keys.len());
+    for (index, stored) in stored.signing_keys.iter().enumerate() {
+        signing.push(open_signing_key(sealer, &signing_place(&key, index), stored)?);
+    }
     let document = Document {
         address,
         envelope: Envelope {
@@ -245,6 +272,7 @@ pub(crate) fn read(resource: Resource, sealer: &Sealer, resources: &Resources) -
         numbers,
         keys,
         consent,
+        signing,
         spec: Arc::from(spec),
     };
     Ok(Entry { key, revision, document })
@@ -252,6 +280,23 @@ pub(crate) fn read(resource: Resource, sealer: &Sealer, resources: &Resources) -
 
 fn key_place(key: &str, index: usize) -> String {
     format!("{key}#key{}", index + 1)
+}
+
+fn signing_place(key: &str, index: usize) -> String {
+    format!("{key}#signing{}", index + 1)
+}
+
+fn open_signing_key(
+    sealer: &Sealer,
+    place: &str,
+    stored: &StoredSigningKey,
+) -> Result<SigningKey, FormatError> {
+    let opened = sealer.open(place, &stored.sealed)?;
+    let until = stored.until.map(Timestamp::from_millis);
+    std::str::from_utf8(&opened)
+        .ok()
+        .and_then(|text| SigningKey::parse(text, Timestamp::from_millis(stored.created_at), until))
+        .ok_or_else(|| content("a signing key of it is not one"))
 }
 
 fn open_key(sealer: &Sealer, key: &str, index: usize, text: &str) -> Result<AccessKey, FormatError> {

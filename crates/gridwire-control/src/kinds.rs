@@ -33,6 +33,10 @@ pub(crate) enum Action {
     GetDeliveryAttributes,
     /// Gridwire's own: asks the endpoint for its consent again.
     Revalidate,
+    /// Of our own too, as the next two: the keys that deliveries are signed with.
+    ListSigningKeys,
+    RotateSigningKey,
+    RemoveSigningKeys,
 }
 
 impl Action {
@@ -43,6 +47,9 @@ impl Action {
             Self::GetFullUrl => "getFullUrl",
             Self::GetDeliveryAttributes => "getDeliveryAttributes",
             Self::Revalidate => "revalidate",
+            Self::ListSigningKeys => "listSigningKeys",
+            Self::RotateSigningKey => "rotateSigningKey",
+            Self::RemoveSigningKeys => "removeSigningKeys",
         }
     }
 }
@@ -239,8 +246,14 @@ pub(crate) static KINDS: &[&Kind] = &[
 pub(crate) const SUBSCRIPTIONS_SEGMENT: &str = "eventSubscriptions";
 
 /// What can be posted to an event subscription of any kind.
-const SUBSCRIPTION_ACTIONS: &[Action] =
-    &[Action::GetFullUrl, Action::GetDeliveryAttributes, Action::Revalidate];
+const SUBSCRIPTION_ACTIONS: &[Action] = &[
+    Action::GetFullUrl,
+    Action::GetDeliveryAttributes,
+    Action::Revalidate,
+    Action::ListSigningKeys,
+    Action::RotateSigningKey,
+    Action::RemoveSigningKeys,
+];
 
 const RESERVED: &[&str] = &["Microsoft", "EventGrid", "System"];
 

@@ -37,6 +37,7 @@ mod plan;
 mod provider;
 mod request;
 mod sealer;
+mod signing;
 mod strict;
 #[cfg(test)]
 mod testing;

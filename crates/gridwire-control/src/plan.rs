@@ -146,6 +146,7 @@ pub(crate) fn plan(
         numbers: existing.map_or(Numbers::Nothing, |entry| entry.document.numbers),
         keys: existing.and_then(|entry| entry.document.keys.clone()),
         consent: consent.unwrap_or_default(),
+        signing: existing.map(|entry| entry.document.signing.clone()).unwrap_or_default(),
         spec: Arc::from(spec),
     };
     Ok(Plan {
@@ -196,6 +197,7 @@ fn plan_parent(
         numbers: Numbers::Nothing,
         keys: None,
         consent: Standing::default(),
+        signing: Vec::new(),
         spec: Arc::from(spec),
     })
 }

@@ -10,6 +10,7 @@ mod lists;
 mod openapi;
 mod refusals;
 mod routes;
+mod signing;
 mod strictness;
 
 use std::net::SocketAddr;

@@ -28,5 +28,6 @@ pub mod routing;
 pub mod sas;
 pub mod secret;
 pub mod shard;
+pub mod signing;
 pub mod time;
 mod varint;

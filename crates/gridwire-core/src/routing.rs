@@ -21,6 +21,7 @@ use crate::patience::DeadLetterPolicy;
 use crate::publish::{self, InputMapping};
 use crate::retry::{RetryPolicy, Tier};
 use crate::secret::Secret;
+use crate::signing::SigningKey;
 
 pub use domain_topics::{DomainTopicRoute, DomainTopics};
 
@@ -198,6 +199,8 @@ pub struct Webhook {
     pub schema: DeliverySchema,
     /// Headers added to each delivery: the name, and where the value comes from.
     pub attributes: Vec<(String, AttributeSource)>,
+    /// What deliveries are signed with; none, and they are not.
+    pub signing: Vec<SigningKey>,
 }
 
 /// Where a delivery attribute's value comes from.

@@ -12,3 +12,5 @@ mod faults;
 mod ladders;
 #[path = "dev/letters.rs"]
 mod letters;
+#[path = "dev/signatures.rs"]
+mod signatures;

@@ -17,6 +17,7 @@ use gridwire_core::render::ValidationEvent;
 use gridwire_core::retry::Outcome;
 use gridwire_core::routing::{Consent, Handshake, HandshakeError, TopicKind};
 use gridwire_core::secret::Secret;
+use gridwire_core::signing;
 use gridwire_outside::{Clock, Rng};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::sync::Semaphore;
@@ -166,12 +167,17 @@ impl Handshakes {
             time: self.clock.now(),
         };
         render::validation_event(&event, &mut body);
+        let message = format!("msg_{id}");
+        let signed = signing::sign(&handshake.webhook.signing, &message, &body, self.clock.now());
         let mut request = request::post(
             &endpoint.key.host_header(),
             &endpoint.path_and_query,
             "application/json; charset=utf-8",
             body.into(),
         );
+        if let Some(signed) = signed {
+            request::add_signature(request.headers_mut(), &message, &signed);
+        }
         for (name, value) in render::validation_headers(&handshake.subscription_name, &id) {
             request::add_header(request.headers_mut(), name, &value);
         }

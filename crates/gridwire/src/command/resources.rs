@@ -1,6 +1,7 @@
 //! `gridwire topic`, `domain`, `namespace` and `subscription`: the resources, one at a time.
 
 mod domain;
+mod signing;
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
@@ -12,6 +13,7 @@ use crate::output::Output;
 use crate::target::{Target, TargetArgs};
 
 pub(crate) use domain::{DomainCommand, domain};
+use signing::{SigningCommand, signing};
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum TopicCommand {
@@ -119,6 +121,9 @@ opened, within ten minutes. This sends it a new one. A rate that it allows is as
         /// `orders/billing`, `shop/jobs/push` in a namespace, or `domain:malls/north/billing`
         subscription: String,
     },
+    /// List, rotate and remove the keys that deliveries are signed with (Standard Webhooks)
+    #[command(subcommand)]
+    Signing(SigningCommand),
     /// Delete an event subscription and its undelivered events
     Delete {
         /// `orders/billing`, `shop/jobs/workers` in a namespace, or `domain:malls/north/billing`
@@ -352,6 +357,7 @@ pub(crate) async fn subscription(
             }
             Ok(())
         }
+        SubscriptionCommand::Signing(command) => signing(command, &target, output).await,
         SubscriptionCommand::Delete { subscription } => {
             delete(&Subscription::parse(subscription)?.id(scope), subscription, &target, output).await
         }

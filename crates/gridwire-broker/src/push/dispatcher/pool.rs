@@ -14,6 +14,7 @@ use std::time::Duration;
 use gridwire_core::fault_script::Fault;
 use gridwire_core::ids::SubscriptionNumber;
 use gridwire_core::retry::Outcome;
+use gridwire_core::signing;
 use gridwire_outside::Clock;
 use http::{HeaderValue, Response};
 use hyper::body::Incoming;
@@ -263,7 +264,14 @@ impl Worker {
     }
 
     fn request(&self, attempt: Attempt, route: &Route) -> Outgoing {
+        let keys = attempt.subscription.webhook.as_ref().map_or(&[][..], |webhook| &webhook.signing);
+        let id = signing::message_id(attempt.key.subscription, attempt.key.offset);
+        // Now, and not when the attempt was made: it may have waited for a connection.
+        let signed = signing::sign(keys, &id, &attempt.body, self.pool.shared.clock.now());
         let mut request = request::post(&self.pool.host, &route.target, attempt.content_type, attempt.body);
+        if let Some(signed) = signed {
+            request::add_signature(request.headers_mut(), &id, &signed);
+        }
         for (name, value) in &attempt.headers {
             request::add_header(request.headers_mut(), name, value);
         }

@@ -84,7 +84,8 @@ impl WebhookDestination {
     /// What the broker needs to know of it.
     pub(crate) fn webhook(&self, schema: DeliverySchema) -> Webhook {
         let attributes = self.attributes.iter().map(DeliveryAttribute::route).collect();
-        Webhook { url: self.url.clone(), schema, attributes }
+        // Keys are no property: they stand beside them.
+        Webhook { url: self.url.clone(), schema, attributes, signing: Vec::new() }
     }
 
     fn read_destination(destination: &Members<'_>, identity: Option<Identity>) -> Result<Self, ApiError> {
