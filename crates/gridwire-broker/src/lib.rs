@@ -23,7 +23,7 @@ mod shards;
 pub use broker::{Broker, BrokerOptions, BrokerParts, StartError};
 pub use dead_letter::{AccountKind, AccountOptions};
 pub use dev::{NoSubscription, Outlook, Remainder};
-pub use push::{PushOptions, judge};
+pub use push::{PushOptions, TokenIssuer, judge};
 
 /// What endpoints' headers mean, for the fuzz targets.
 #[cfg(fuzzing)]

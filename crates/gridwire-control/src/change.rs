@@ -192,8 +192,11 @@ impl Shared {
     }
 
     fn plan(&self, change: &Change, write: &Write) -> Result<Plan, ApiError> {
-        let judgement =
-            Judgement { now: self.clock.now(), allow_http_webhooks: self.options.allow_http_webhooks };
+        let judgement = Judgement {
+            now: self.clock.now(),
+            allow_http_webhooks: self.options.allow_http_webhooks,
+            token_issuer: self.options.token_issuer,
+        };
         plan(&self.state().resources, &change.address, write, &change.preconditions, judgement)
     }
 

@@ -204,6 +204,7 @@ pub(crate) struct Admission<'a> {
     pub ground: Ground<'a>,
     pub now: Timestamp,
     pub allow_http_webhooks: bool,
+    pub token_issuer: bool,
 }
 
 /// What read-only properties are made of.

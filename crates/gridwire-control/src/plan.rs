@@ -59,6 +59,7 @@ pub(crate) struct Write {
 pub(crate) struct Judgement {
     pub now: Timestamp,
     pub allow_http_webhooks: bool,
+    pub token_issuer: bool,
 }
 
 /// A change that may be made.
@@ -120,11 +121,11 @@ pub(crate) fn plan(
     let ground = Ground { parent: parent.map(|parent| parent.facts()), existing: existing.map(Entry::facts) };
     let at = if write.patch && kind.patch.flat { "" } else { "properties" };
     let spec = (kind.read)(&Members::new(&properties, at), ground)?;
-    let Judgement { now, allow_http_webhooks } = judgement;
+    let Judgement { now, allow_http_webhooks, token_issuer } = judgement;
     if write.strict && !write.patch {
         strict::check(&write.body, &spec.properties())?;
     }
-    spec.admit(Admission { ground, now, allow_http_webhooks })?;
+    spec.admit(Admission { ground, now, allow_http_webhooks, token_issuer })?;
 
     let webhook = spec.facts().subscription().and_then(|facts| facts.webhook.clone());
     let agreed = existing

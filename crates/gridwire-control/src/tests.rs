@@ -80,6 +80,7 @@ fn options() -> ControlOptions {
         management_token: ManagementToken::from_secret(TOKEN),
         public: PublicAddresses { http: Some("http://127.0.0.1:8080".into()), ..Default::default() },
         allow_http_webhooks: false,
+        token_issuer: false,
         dead_letter_patience: DeadLetterPatience::default(),
     }
 }

@@ -201,6 +201,16 @@ pub struct Webhook {
     pub attributes: Vec<(String, AttributeSource)>,
     /// What deliveries are signed with; none, and they are not.
     pub signing: Vec<SigningKey>,
+    /// Every request carries a bearer token for this.
+    pub token: Option<TokenAudience>,
+}
+
+/// Whom a bearer token is for, as a protected webhook's destination names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TokenAudience {
+    pub tenant: String,
+    /// The application's id or URI.
+    pub application: String,
 }
 
 /// Where a delivery attribute's value comes from.
@@ -226,7 +236,7 @@ impl fmt::Debug for AttributeSource {
 impl Webhook {
     /// Whether who consented to this one has consented to the other: it is the same endpoint, asked in the same way.
     pub fn asks_as(&self, other: &Self) -> bool {
-        self.url == other.url && self.schema == other.schema
+        self.url == other.url && self.schema == other.schema && self.token == other.token
     }
 }
 

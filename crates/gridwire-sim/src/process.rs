@@ -255,6 +255,7 @@ async fn build(world: &Arc<World>, life: &Life) -> Result<Parts, String> {
             management_token: ManagementToken::from_secret(MANAGEMENT_TOKEN),
             public: PublicAddresses::default(),
             allow_http_webhooks: true,
+            token_issuer: false,
             dead_letter_patience: DeadLetterPatience::default(),
         },
     )

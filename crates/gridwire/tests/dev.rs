@@ -14,3 +14,5 @@ mod ladders;
 mod letters;
 #[path = "dev/signatures.rs"]
 mod signatures;
+#[path = "dev/tokens.rs"]
+mod tokens;

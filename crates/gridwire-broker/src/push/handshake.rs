@@ -15,10 +15,11 @@ use gridwire_core::pace::Pace;
 use gridwire_core::render;
 use gridwire_core::render::ValidationEvent;
 use gridwire_core::retry::Outcome;
-use gridwire_core::routing::{Consent, Handshake, HandshakeError, TopicKind};
+use gridwire_core::routing::{Consent, Handshake, HandshakeError, TokenAudience, TopicKind};
 use gridwire_core::secret::Secret;
 use gridwire_core::signing;
 use gridwire_outside::{Clock, Rng};
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::sync::Semaphore;
 
@@ -26,6 +27,7 @@ use super::PushOptions;
 use super::client::{BodyEnd, Client, ReadBody};
 use super::endpoint::Endpoint;
 use super::request::{self, Outgoing};
+use super::tokens::Tokens;
 
 /// Tries when there is no answer, and the pause between them (`push-delivery` contract, section 2.1).
 const TRIES: usize = 3;
@@ -50,6 +52,7 @@ pub(crate) struct Handshakes {
     rng: Arc<dyn Rng>,
     origin: HeaderValue,
     options: Arc<PushOptions>,
+    tokens: Arc<Tokens>,
     /// When each host was asked of late, in monotonic time.
     recent: Mutex<HashMap<String, VecDeque<Duration>>>,
 }
@@ -73,8 +76,9 @@ impl Handshakes {
         rng: Arc<dyn Rng>,
         origin: HeaderValue,
         options: Arc<PushOptions>,
+        tokens: Arc<Tokens>,
     ) -> Self {
-        Self { client, clock, rng, origin, options, recent: Mutex::default() }
+        Self { client, clock, rng, origin, options, tokens, recent: Mutex::default() }
     }
 
     /// Asks, up to [`TRIES`] times while there is no answer.
@@ -89,7 +93,7 @@ impl Handshakes {
         let mut tries = 1;
         let answer = loop {
             let request = self.request(handshake, &endpoint, &code);
-            match self.ask(&endpoint, request).await {
+            match self.ask(&endpoint, request, handshake.webhook.token.as_ref()).await {
                 Ok(answer) => break answer,
                 Err(Outcome::TimedOut | Outcome::Unreachable) if tries < TRIES => tries += 1,
                 Err(Outcome::Forbidden) => {
@@ -185,8 +189,17 @@ impl Handshakes {
     }
 
     /// Sends on a connection of its own, and reads the answer.
-    async fn ask(&self, endpoint: &Endpoint, request: Outgoing) -> Result<Answer, Outcome> {
+    async fn ask(
+        &self,
+        endpoint: &Endpoint,
+        mut request: Outgoing,
+        audience: Option<&TokenAudience>,
+    ) -> Result<Answer, Outcome> {
         let mut deadline = self.client.deadline();
+        if let Some(audience) = audience {
+            let bearer = self.tokens.bearer(audience, &mut deadline).await?;
+            request.headers_mut().insert(AUTHORIZATION, bearer);
+        }
         let lookups = Semaphore::new(1);
         let mut connection = self.client.connect(&endpoint.key, &lookups, &mut deadline).await?;
         let sent = deadline.race(connection.send(request)).await.ok_or(Outcome::TimedOut)?;
@@ -205,6 +218,7 @@ impl Handshakes {
             Outcome::Unresolved => "its name does not resolve".to_owned(),
             Outcome::TlsFailed => "it has no TLS session with a trusted certificate to offer".to_owned(),
             Outcome::Forbidden => "it may not be called".to_owned(),
+            Outcome::NoToken => "no bearer token for it was to be had".to_owned(),
             Outcome::Accepted => "it answered".to_owned(),
             Outcome::Answered { status, .. } => format!("it answered with status {status}"),
         }

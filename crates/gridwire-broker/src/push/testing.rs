@@ -309,7 +309,13 @@ pub(super) fn subscription(number: u32, url: &str, schema: DeliverySchema) -> Ar
             dead_letter: None,
             pace: Pace::Free,
         },
-        webhook: Some(Webhook { url: url.to_owned(), schema, attributes: Vec::new(), signing: Vec::new() }),
+        webhook: Some(Webhook {
+            url: url.to_owned(),
+            schema,
+            attributes: Vec::new(),
+            signing: Vec::new(),
+            token: None,
+        }),
         dead_letter: None,
         filter: Arc::new(FilterSpec::default()),
     })

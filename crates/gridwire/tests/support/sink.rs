@@ -22,6 +22,8 @@ use super::time::{now, wait_for};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
     Status(u16),
+    /// Answers 200 with this body.
+    Body(&'static str),
     /// Answers with a status after a while.
     After(Duration, u16),
     /// Answers 503 and asks to be left alone for so many seconds.
@@ -230,6 +232,7 @@ async fn answer(
     shared.arrived.notify_all();
     Ok(match reply {
         Reply::Status(status) => empty(status),
+        Reply::Body(body) => http::Response::new(Full::new(Bytes::from_static(body.as_bytes()))),
         Reply::After(wait, status) => {
             tokio::time::sleep(wait).await;
             empty(status)

@@ -15,7 +15,13 @@ use crate::push::testing::{OK, Rig, TestServer, eventually, local_options};
 
 fn handshake(url: &str, schema: DeliverySchema) -> Handshake {
     Handshake {
-        webhook: Webhook { url: url.to_owned(), schema, attributes: Vec::new(), signing: Vec::new() },
+        webhook: Webhook {
+            url: url.to_owned(),
+            schema,
+            attributes: Vec::new(),
+            signing: Vec::new(),
+            token: None,
+        },
         topic_resource_id: "/subscriptions/s/topics/orders".to_owned(),
         subscription_name: "billing".to_owned(),
         topic_kind: TopicKind::Custom,
