@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use gridwire_broker::fuzzing::{is_zero_rate, retry_after};
+use gridwire_broker::fuzzing::retry_after;
 use gridwire_core::limits::RETRY_AFTER_MAX;
+use gridwire_core::pace::Pace;
 use gridwire_core::time::Timestamp;
 use http::HeaderValue;
 
@@ -13,10 +14,12 @@ pub fn headers(data: &[u8]) {
         let wait = retry_after(&value, Timestamp::from_millis(now));
         assert!(wait.unwrap_or(Duration::ZERO) <= RETRY_AFTER_MAX);
     }
-    if is_zero_rate(&value) {
-        assert_eq!(
-            value.to_str().ok().and_then(|text| text.trim().trim_start_matches('0').chars().next()),
-            None
-        );
+    let plain = value.to_str().map(str::trim).unwrap_or_default();
+    let digits = !plain.is_empty() && plain.bytes().all(|byte| byte.is_ascii_digit());
+    match Pace::parse(value.as_bytes()) {
+        None => assert!(!digits && plain != "*"),
+        Some(Pace::Free) => assert_eq!(plain, "*"),
+        Some(Pace::Paused) => assert!(digits && plain.bytes().all(|byte| byte == b'0')),
+        Some(Pace::PerMinute(_)) => assert!(digits && plain.bytes().any(|byte| byte != b'0')),
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use gridwire_core::lock_token::LockTokens;
 use gridwire_core::routing::{
-    BoxFuture, DeliveryPort, Handshake, HandshakeError, InstallError, RoutingTable, SubscriptionRoute,
+    BoxFuture, Consent, DeliveryPort, Handshake, HandshakeError, InstallError, RoutingTable,
+    SubscriptionRoute,
 };
 use gridwire_core::time::Timestamp;
 use gridwire_http::{Guard, Peer, Request, Response};
@@ -339,7 +340,7 @@ impl Broker {
 }
 
 impl DeliveryPort for Broker {
-    fn validate(&self, handshake: Handshake) -> BoxFuture<'_, Result<(), HandshakeError>> {
+    fn validate(&self, handshake: Handshake) -> BoxFuture<'_, Result<Consent, HandshakeError>> {
         Box::pin(self.outside.dispatcher.validate(handshake))
     }
 

@@ -23,7 +23,7 @@ mod shards;
 pub use broker::{Broker, BrokerOptions, BrokerParts, StartError};
 pub use dead_letter::{AccountKind, AccountOptions};
 pub use dev::{NoSubscription, Outlook, Remainder};
-pub use push::{PushOptions, judge};
+pub use push::{PushOptions, TokenIssuer, judge};
 
 /// What endpoints' headers mean, for the fuzz targets.
 #[cfg(fuzzing)]
@@ -35,9 +35,5 @@ pub mod fuzzing {
 
     pub fn retry_after(value: &HeaderValue, now: Timestamp) -> Option<Duration> {
         crate::push::answer::retry_after(value, now)
-    }
-
-    pub fn is_zero_rate(value: &HeaderValue) -> bool {
-        crate::push::handshake::is_zero_rate(value)
     }
 }

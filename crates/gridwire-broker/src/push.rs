@@ -11,6 +11,8 @@
 //! * `faults`: in development mode, what attempts meet instead of their endpoint.
 //! * `dispatcher`: a queue and a bounded set of connections for each endpoint, so that a bad one delays
 //!   nobody else.
+//! * `tokens`: bearer tokens for endpoints that want one, from the configured issuer, kept until they are about to
+//!   expire.
 //! * `handshake`: asks an endpoint for its consent before a subscription is kept.
 //!
 //! What an owner learns of a failure is its class, its status and its timing, never the answer's body nor the
@@ -27,11 +29,14 @@ mod request;
 #[cfg(test)]
 mod testing;
 mod tls;
+mod tokens;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use gridwire_core::limits;
+use gridwire_core::secret::Secret;
 use rustls_pki_types::CertificateDer;
 
 pub(crate) use dispatcher::{Attempt, AttemptKey, Dispatcher, Finished};
@@ -52,6 +57,11 @@ pub struct PushOptions {
     pub own_addresses: Vec<SocketAddr>,
     /// The DNS name we show endpoints as the sender (`WebHook-Request-Origin`).
     pub origin: String,
+    /// How many requests a minute we ask endpoints to allow (`WebHook-Request-Rate`). Without it no rate is asked
+    /// for; what an endpoint allows is kept to in any case.
+    pub request_rate: Option<NonZeroU32>,
+    /// Who issues bearer tokens for protected webhooks.
+    pub token_issuer: Option<TokenIssuer>,
     /// How long an attempt may take, from the look-up of the name to the head of the answer.
     pub attempt_timeout: Duration,
     /// Connections to one endpoint, and so attempts in flight to it. At least 1.
@@ -68,6 +78,15 @@ pub struct PushOptions {
     pub faults: bool,
 }
 
+/// An issuer of tokens by the client credentials grant of `OAuth` 2.0.
+#[derive(Clone, Debug)]
+pub struct TokenIssuer {
+    /// Its token endpoint; `{tenant}` stands for the destination's tenant.
+    pub endpoint: String,
+    pub client_id: String,
+    pub client_secret: Secret,
+}
+
 impl Default for PushOptions {
     fn default() -> Self {
         Self {
@@ -76,6 +95,8 @@ impl Default for PushOptions {
             allow_networks: Vec::new(),
             own_addresses: Vec::new(),
             origin: "eventgrid.azure.net".to_owned(),
+            request_rate: None,
+            token_issuer: None,
             attempt_timeout: limits::ATTEMPT_TIMEOUT,
             connections_per_endpoint: 32,
             attempts_per_subscription_max: limits::READY_MAX,

@@ -7,22 +7,28 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::ids::{Slot, SubscriptionNumber, TopicNumber};
-use gridwire_core::routing::{AccessKey, HandshakeError, InstallError, Webhook};
+use gridwire_core::routing::{
+    AccessKey, Consent, Handshake, HandshakeError, InstallError, TopicKind, Webhook,
+};
+use gridwire_core::time::Timestamp;
 use gridwire_store::ResourceError;
 
 use crate::address::Address;
+use crate::by_hand;
 use crate::compile::compile;
+use crate::consent::{BY_HAND_WITHIN, Confirmation, Invitation, Standing, TokenDigest};
 use crate::control::{Shared, load};
-use crate::document::{Entry, Numbers, Resources, not_found, parent_not_found};
+use crate::document::{Document, Entry, Numbers, Resources, not_found, parent_not_found};
 use crate::format;
 use crate::kinds::Numbering;
 use crate::limits::{PLANS_MAX, RETRY_AFTER};
-use crate::plan::{Judgement, Plan, Preconditions, Write, plan};
+use crate::plan::{self, Judgement, Plan, Preconditions, Write, plan};
 
 /// What is to be done to a resource.
 #[derive(Debug)]
@@ -38,6 +44,13 @@ pub(crate) enum Operation {
     Delete,
     /// The key's index.
     RegenerateKey(usize),
+    /// Ask the endpoint for its consent again.
+    Revalidate,
+    /// Sign with a new key, and with the present ones for a while.
+    RotateSigningKey(Duration),
+    RemoveSigningKeys,
+    /// Somebody who was told the validation URL consents.
+    Confirm(TokenDigest, Confirmation),
 }
 
 impl Operation {
@@ -48,12 +61,49 @@ impl Operation {
             Self::Write(Write { patch: true, .. }) => "update",
             Self::Delete => "delete",
             Self::RegenerateKey(_) => "regenerateKey",
+            Self::Revalidate => "revalidate",
+            Self::RotateSigningKey(_) => "rotateSigningKey",
+            Self::RemoveSigningKeys => "removeSigningKeys",
+            Self::Confirm(..) => by_hand::CONFIRM,
+        }
+    }
+}
+
+/// An endpoint that was asked for its consent.
+struct Asked {
+    webhook: Webhook,
+    consent: Consent,
+    /// The way it was told to consent by hand.
+    invitation: Option<Invitation>,
+}
+
+impl Asked {
+    /// Whether what it said holds for `webhook` too.
+    fn covers(&self, webhook: &Webhook) -> bool {
+        self.webhook.asks_as(webhook)
+    }
+
+    /// How the subscription stands with it by what it said.
+    fn standing(&self, now: Timestamp) -> Standing {
+        match (self.consent, &self.invitation) {
+            (Consent::Given { pace }, _) => Standing { allowed: pace, ..Standing::default() },
+            (Consent::ByHand { pace }, invitation) => {
+                let awaiting = Standing {
+                    awaited_until: Some(now + BY_HAND_WITHIN),
+                    allowed: pace,
+                    token: invitation.as_ref().map(|invitation| invitation.digest),
+                };
+                match invitation.as_ref().and_then(Invitation::confirmation) {
+                    Some(confirmation) => awaiting.confirmed(confirmation),
+                    None => awaiting,
+                }
+            }
         }
     }
 }
 
 /// How a turn ended.
-enum Turn {
+pub(crate) enum Turn {
     /// The resource as it is now; `None` when it is gone.
     Done(Option<Arc<Entry>>),
     /// The state has moved on: plan again.
@@ -63,20 +113,24 @@ enum Turn {
 impl Shared {
     /// Makes the change. Not cancel safe: run it to its end.
     pub(crate) async fn make(&self, change: &Change) -> Result<Option<Arc<Entry>>, ApiError> {
-        let mut consent: Option<Webhook> = None;
+        let mut asked: Option<Asked> = None;
         for _ in 0..PLANS_MAX {
-            if let Operation::Write(write) = &change.operation {
-                let planned = self.plan(change, write)?;
-                if let Some(handshake) = planned.handshake
-                    && consent.as_ref() != Some(&handshake.webhook)
-                {
-                    let webhook = handshake.webhook.clone();
-                    self.delivery.validate(handshake).await.map_err(|error| handshake_refusal(&error))?;
-                    consent = Some(webhook);
-                }
+            let wanted = match &change.operation {
+                Operation::Write(write) => self.plan(change, write)?.handshake,
+                Operation::Revalidate => Some(self.present_handshake(change)?),
+                Operation::Delete
+                | Operation::RegenerateKey(_)
+                | Operation::RotateSigningKey(_)
+                | Operation::RemoveSigningKeys
+                | Operation::Confirm(..) => None,
+            };
+            if let Some(handshake) = wanted
+                && !asked.as_ref().is_some_and(|asked| asked.covers(&handshake.webhook))
+            {
+                asked = Some(self.ask(change, handshake).await?);
             }
-            match self.take_turn(change, consent.as_ref()).await? {
-                Turn::Done(entry) => return Ok(entry),
+            match self.take_turn(change, asked.as_ref()).await? {
+                Turn::Done(entry) => return self.confirm_meanwhile(entry, asked).await,
                 Turn::Again => {}
             }
         }
@@ -86,19 +140,77 @@ impl Shared {
         ))
     }
 
+    /// Asks an endpoint for its consent.
+    async fn ask(&self, change: &Change, mut handshake: Handshake) -> Result<Asked, ApiError> {
+        let webhook = handshake.webhook.clone();
+        let invitation = (handshake.topic_kind != TopicKind::Namespace).then(|| {
+            let (public, now) = (&self.options.public, self.clock.now());
+            Invitation::new(&change.address, &self.invitations, public, &*self.rng, now)
+        });
+        handshake.validation_url = invitation.as_ref().map(|invitation| invitation.url.clone());
+        let consent = self.delivery.validate(handshake).await.map_err(|error| handshake_refusal(&error))?;
+        Ok(Asked { webhook, consent, invitation })
+    }
+
+    /// The validation URL may have been opened while the change that made it was being stored.
+    async fn confirm_meanwhile(
+        &self,
+        entry: Option<Arc<Entry>>,
+        asked: Option<Asked>,
+    ) -> Result<Option<Arc<Entry>>, ApiError> {
+        let (Some(awaiting), Some(invitation)) = (&entry, asked.and_then(|asked| asked.invitation)) else {
+            return Ok(entry);
+        };
+        let consent = &awaiting.document.consent;
+        let is_ours = consent.token == Some(invitation.digest) && !consent.consented();
+        let (Some(confirmation), true) = (invitation.confirmation(), is_ours) else { return Ok(entry) };
+        let confirm = Change {
+            address: awaiting.document.address.clone(),
+            operation: Operation::Confirm(invitation.digest, confirmation),
+            preconditions: Preconditions::default(),
+        };
+        for _ in 0..PLANS_MAX {
+            if let Turn::Done(entry) = self.take_turn(&confirm, None).await? {
+                return Ok(entry);
+            }
+        }
+        Ok(entry)
+    }
+
+    /// The handshake with the endpoint of a subscription that is there.
+    fn present_handshake(&self, change: &Change) -> Result<Handshake, ApiError> {
+        let state = self.state();
+        let entry = state.resources.get(&change.address).ok_or_else(|| not_found(&change.address))?;
+        let topic = state.resources.ground_of(&change.address).and_then(|topic| topic.facts().topic());
+        let webhook = entry.facts().subscription().and_then(|facts| facts.webhook.as_ref());
+        let (Some(webhook), Some(topic)) = (webhook, topic) else {
+            let message = "The event subscription has no endpoint: its events are received, not pushed.";
+            return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+        };
+        let webhook = Webhook { signing: entry.document.signing.clone(), ..webhook.clone() };
+        Ok(plan::handshake(&entry.document.address, &webhook, topic.kind))
+    }
+
     fn plan(&self, change: &Change, write: &Write) -> Result<Plan, ApiError> {
-        let judgement =
-            Judgement { now: self.clock.now(), allow_http_webhooks: self.options.allow_http_webhooks };
+        let judgement = Judgement {
+            now: self.clock.now(),
+            allow_http_webhooks: self.options.allow_http_webhooks,
+            token_issuer: self.options.token_issuer,
+        };
         plan(&self.state().resources, &change.address, write, &change.preconditions, judgement)
     }
 
-    async fn take_turn(&self, change: &Change, consent: Option<&Webhook>) -> Result<Turn, ApiError> {
+    async fn take_turn(&self, change: &Change, asked: Option<&Asked>) -> Result<Turn, ApiError> {
         let _turn = self.turn.lock().await;
         self.refresh().await?;
         let outcome = match &change.operation {
-            Operation::Write(write) => self.write(change, write, consent).await,
+            Operation::Write(write) => self.write(change, write, asked).await,
             Operation::Delete => self.delete(change).await,
             Operation::RegenerateKey(index) => self.regenerate(change, *index).await,
+            Operation::Revalidate => self.revalidated(change, asked).await,
+            Operation::RotateSigningKey(overlap) => self.rotate_signing_key(change, *overlap).await,
+            Operation::RemoveSigningKeys => self.remove_signing_keys(change).await,
+            Operation::Confirm(digest, confirmation) => self.confirmed(change, digest, *confirmation).await,
         };
         match outcome {
             Ok(turn) => Ok(turn),
@@ -139,15 +251,16 @@ impl Shared {
         self.install().await
     }
 
-    async fn write(
-        &self,
-        change: &Change,
-        write: &Write,
-        consent: Option<&Webhook>,
-    ) -> Result<Turn, Failure> {
+    async fn write(&self, change: &Change, write: &Write, asked: Option<&Asked>) -> Result<Turn, Failure> {
         let Plan { mut document, replaces, changes, handshake, parent } = self.plan(change, write)?;
-        if handshake.is_some_and(|handshake| consent != Some(&handshake.webhook)) {
-            return Ok(Turn::Again);
+        let mut changes = changes;
+        if let Some(handshake) = handshake {
+            let Some(asked) = asked.filter(|asked| asked.covers(&handshake.webhook)) else {
+                return Ok(Turn::Again);
+            };
+            let standing = asked.standing(self.clock.now());
+            changes |= document.consent != standing;
+            document.consent = standing;
         }
         if !changes {
             // Nothing to keep; but an earlier change may still wait to be put in use.
@@ -220,6 +333,63 @@ impl Shared {
         {
             *key = self.new_key();
         }
+        self.replace(&existing, document).await
+    }
+
+    /// The endpoint of a subscription that is there was asked again.
+    async fn revalidated(&self, change: &Change, asked: Option<&Asked>) -> Result<Turn, Failure> {
+        let existing = self.state().resources.get(&change.address).cloned();
+        change.preconditions.check(existing.as_deref())?;
+        let Some(existing) = existing else { return Err(not_found(&change.address).into()) };
+        let webhook = existing.facts().subscription().and_then(|facts| facts.webhook.as_ref());
+        let Some(asked) = asked.filter(|asked| webhook.is_some_and(|webhook| asked.covers(webhook))) else {
+            return Ok(Turn::Again);
+        };
+        let standing = asked.standing(self.clock.now());
+        if existing.document.consent.consented() && !standing.consented() {
+            // Silence takes back no consent that was given.
+            return Err(ApiError::new(
+                ErrorCode::EndpointValidationFailed,
+                "The endpoint did not answer the validation request with its consent. It consented before, so events are still delivered to it.",
+            )
+            .into());
+        }
+        if existing.document.consent == standing {
+            self.install_if_needed().await?;
+            return Ok(Turn::Done(Some(existing)));
+        }
+        let mut document = existing.document.clone();
+        document.consent = standing;
+        self.replace(&existing, document).await
+    }
+
+    /// Somebody opened the validation URL.
+    async fn confirmed(
+        &self,
+        change: &Change,
+        digest: &TokenDigest,
+        confirmation: Confirmation,
+    ) -> Result<Turn, Failure> {
+        let existing = self.state().resources.get(&change.address).cloned();
+        let Some(existing) = existing.filter(|entry| entry.document.consent.token == Some(*digest)) else {
+            return Err(by_hand::not_valid().into());
+        };
+        let standing = &existing.document.consent;
+        match standing.awaited_until {
+            None => {
+                self.install_if_needed().await?;
+                return Ok(Turn::Done(Some(existing)));
+            }
+            Some(until) if until <= self.clock.now() => return Err(by_hand::too_late().into()),
+            Some(_) => {}
+        }
+        let mut document = existing.document.clone();
+        document.consent = standing.confirmed(confirmation);
+        self.replace(&existing, document).await
+    }
+
+    /// Stores `document` in place of what is there, and puts it in use.
+    pub(crate) async fn replace(&self, existing: &Entry, mut document: Document) -> Result<Turn, Failure> {
         document.modified_at = self.clock.now();
         let value = format::write(&document, &self.sealer, &*self.rng);
         let revision = self.store.update(&existing.key, value, existing.revision).await?;
@@ -301,7 +471,7 @@ fn goes_too(resources: &Resources, address: &Address) -> Option<String> {
 }
 
 /// Why a turn was not completed.
-enum Failure {
+pub(crate) enum Failure {
     Refused(ApiError),
     Store(ResourceError),
 }

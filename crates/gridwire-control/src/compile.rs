@@ -12,7 +12,7 @@ use gridwire_core::filter::{FilterSpec, Matcher};
 use gridwire_core::ids::{Slot, TopicNumber};
 use gridwire_core::routing::{
     Credentials, DomainTopicRoute, DomainTopics, NamespaceRoute, Place, QueuePolicy, RoutingTable,
-    SubscriptionRoute, TopicRoute,
+    SubscriptionRoute, TopicRoute, Webhook,
 };
 
 use crate::address::{Address, Form};
@@ -282,8 +282,12 @@ impl<'a> Subscriptions<'a> {
                     attempts_max: subscription.attempts_max,
                     time_to_live,
                     dead_letter: subscription.dead_letter.as_ref().map(|_| patience.of(facts.kind)),
+                    pace: entry.document.consent.pace(),
                 },
-                webhook: subscription.webhook.clone(),
+                webhook: subscription
+                    .webhook
+                    .clone()
+                    .map(|webhook| Webhook { signing: entry.document.signing.clone(), ..webhook }),
                 dead_letter: subscription.dead_letter.clone(),
                 filter: Arc::clone(&subscription.filter),
             };

@@ -20,6 +20,7 @@ use crate::audit::RequestIds;
 use crate::body;
 use crate::change::{Change, Operation, unavailable};
 use crate::compile::{compile, recompile};
+use crate::consent::Invitations;
 use crate::document::{Entry, Resources, not_found};
 use crate::facts::Facts;
 use crate::format;
@@ -32,6 +33,7 @@ use crate::plan::{Preconditions, Write};
 use crate::provider;
 use crate::request::{self, Query, Target};
 use crate::sealer::Sealer;
+use crate::signing;
 use crate::strict;
 
 /// What wrong management tokens are counted for.
@@ -85,6 +87,8 @@ pub(crate) struct Shared {
     guard: Guard,
     /// Monotonic time of the last refused login that was audited, in milliseconds.
     refused_at: AtomicU64,
+    /// Ways to consent by hand that endpoints are being told of.
+    pub invitations: Arc<Invitations>,
 }
 
 impl fmt::Debug for Shared {
@@ -185,6 +189,7 @@ impl Control {
             state: RwLock::new(state),
             guard,
             refused_at: AtomicU64::new(u64::MAX),
+            invitations: Arc::default(),
         };
         Ok(Arc::new(Self {
             shared: Arc::new(shared),
@@ -277,8 +282,14 @@ impl Control {
         if let Target::Resource { address, form } = target {
             return self.answer_resource(request, peer, ids, address, form).await;
         }
-        if let Target::Action { address, action, .. } = target {
+        if let Target::Action { address, form, action } = target {
             only(&request, &Method::POST, "POST")?;
+            if action == Action::Revalidate {
+                let operation = Operation::Revalidate;
+                let change = Change { address, operation, preconditions: preconditions(request.headers()) };
+                let entry = self.change(change, StatusCode::OK, peer, ids).await?.ok_or_else(internal)?;
+                return self.show(&entry, form, StatusCode::OK);
+            }
             return self.act(request, peer, ids, address, action).await;
         }
         only(&request, &Method::GET, "GET")?;
@@ -288,6 +299,7 @@ impl Control {
             origin: origin.as_deref().unwrap_or_else(|| public.preferred()),
             path: request.uri().path(),
             public,
+            now: self.shared.clock.now(),
         };
         let list = |list: List<'_>| list.page(&self.shared.state().resources, &query, via);
         let value = match &target {
@@ -410,13 +422,43 @@ impl Control {
             let entry = self.change(change, StatusCode::OK, peer, ids).await?.ok_or_else(internal)?;
             return keys(&entry);
         }
+        if action == Action::RotateSigningKey {
+            let (head, body) = request.into_parts();
+            let body = body::read_optional(&head.headers, body).await?;
+            let operation = Operation::RotateSigningKey(signing::read_overlap(&body)?);
+            return self.sign(address, operation, &head.headers, peer, ids).await;
+        }
+        if action == Action::RemoveSigningKeys {
+            return self.sign(address, Operation::RemoveSigningKeys, request.headers(), peer, ids).await;
+        }
         let answer = self.find(&address).and_then(|entry| match action {
             Action::ListKeys | Action::RegenerateKey => keys(&entry),
             Action::GetFullUrl => full_url(&entry),
             Action::GetDeliveryAttributes => delivery_attributes(&entry),
+            Action::ListSigningKeys => Ok(self.signing_keys(&entry)),
+            // Dealt with before.
+            Action::Revalidate | Action::RotateSigningKey | Action::RemoveSigningKeys => Err(internal()),
         });
         ids.record(peer, action.name(), &address.id(Form::Nested), answer.as_ref().map(Response::status));
         answer
+    }
+
+    /// Changes a subscription's signing keys and answers with those that sign now.
+    async fn sign(
+        &self,
+        address: Address,
+        operation: Operation,
+        headers: &HeaderMap,
+        peer: Peer,
+        ids: &RequestIds,
+    ) -> Result<Response, ApiError> {
+        let change = Change { address, operation, preconditions: preconditions(headers) };
+        let entry = self.change(change, StatusCode::OK, peer, ids).await?.ok_or_else(internal)?;
+        Ok(self.signing_keys(&entry))
+    }
+
+    fn signing_keys(&self, entry: &Entry) -> Response {
+        json(StatusCode::OK, signing::list(&entry.document.signing, self.shared.clock.now()).to_string())
     }
 
     fn find(&self, address: &Address) -> Result<Arc<Entry>, ApiError> {
@@ -424,7 +466,8 @@ impl Control {
     }
 
     fn show(&self, entry: &Entry, form: Form, status: StatusCode) -> Result<Response, ApiError> {
-        let body = self.shared.state().resources.show(entry, form, &self.shared.options.public);
+        let now = self.shared.clock.now();
+        let body = self.shared.state().resources.show(entry, form, &self.shared.options.public, now);
         let mut response = json(status, body.to_string());
         let etag = HeaderValue::from_str(&entry.etag()).map_err(|_| internal())?;
         response.headers_mut().insert(ETAG, etag);
@@ -433,7 +476,7 @@ impl Control {
 
     /// Runs a change to its end, on its own task, and writes it to the audit log with the status it is answered
     /// with: `success`, unless it is refused.
-    async fn change(
+    pub(crate) async fn change(
         &self,
         change: Change,
         success: StatusCode,

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::ids::{Slot, SubscriptionNumber, TopicNumber};
 use gridwire_core::routing::AccessKey;
+use gridwire_core::signing::SigningKey;
 use gridwire_core::time::Timestamp;
 use gridwire_store::Revision;
 use serde_json::{Map, Value, json};
 
 use crate::address::{Address, Form};
+use crate::consent::Standing;
 use crate::facts::Facts;
 use crate::kinds::{Beside, Kind, Spec, Surroundings};
 use crate::limits::{
@@ -38,6 +40,10 @@ pub(crate) struct Document {
     pub modified_at: Timestamp,
     pub numbers: Numbers,
     pub keys: Option<[AccessKey; 2]>,
+    /// Of a subscription.
+    pub consent: Standing,
+    /// Of a subscription that signs what it delivers; the newest last.
+    pub signing: Vec<SigningKey>,
     pub spec: Arc<dyn Spec>,
 }
 
@@ -47,6 +53,8 @@ impl Document {
         self.address == other.address
             && self.envelope == other.envelope
             && self.keys == other.keys
+            && self.consent == other.consent
+            && self.signing == other.signing
             && self.spec.properties() == other.spec.properties()
     }
 }
@@ -296,11 +304,11 @@ impl Resources {
     }
 
     /// The resource as a GET shows it.
-    pub(crate) fn show(&self, entry: &Entry, form: Form, public: &PublicAddresses) -> Value {
-        let Document { address, envelope, created_at, modified_at, spec, .. } = &entry.document;
+    pub(crate) fn show(&self, entry: &Entry, form: Form, public: &PublicAddresses, now: Timestamp) -> Value {
+        let Document { address, envelope, created_at, modified_at, consent, spec, .. } = &entry.document;
         let parent = self.ground_of(address).map(|parent| parent.facts());
         let mut properties = spec.shown(Surroundings { address, parent, public });
-        properties.insert("provisioningState".into(), "Succeeded".into());
+        properties.insert("provisioningState".into(), consent.provisioning_state(now).into());
         let mut resource = Map::new();
         resource.insert("id".into(), address.id(form).into());
         resource.insert("name".into(), address.name().into());

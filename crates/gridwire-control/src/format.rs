@@ -7,8 +7,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use gridwire_core::ids::{Slot, SubscriptionNumber, TopicNumber};
+use gridwire_core::pace::Pace;
 use gridwire_core::routing::AccessKey;
+use gridwire_core::signing::SigningKey;
 use gridwire_core::time::Timestamp;
 use gridwire_outside::Rng;
 use gridwire_store::Resource;
@@ -16,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::address::Address;
+use crate::consent::Standing;
 use crate::document::{Document, Entry, Envelope, Identity, Numbers, Resources};
 use crate::kinds::{Ground, Kind, Numbering};
 use crate::members::Members;
@@ -51,6 +56,10 @@ struct Stored {
     slot: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sealed_keys: Option<[String; 2]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consent: Option<StoredConsent>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    signing_keys: Vec<StoredSigningKey>,
     properties: Value,
 }
 
@@ -60,6 +69,57 @@ struct StoredIdentity {
     kind: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     user_assigned: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct StoredSigningKey {
+    sealed: String,
+    /// Milliseconds since the Unix epoch, as the next.
+    created_at: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<u64>,
+}
+
+/// How a subscription stands with its endpoint, unless that is the default.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct StoredConsent {
+    /// Milliseconds since the Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    awaited_until: Option<u64>,
+    /// Requests a minute; 0 for none at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allowed_rate: Option<u32>,
+    /// In base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_digest: Option<String>,
+}
+
+impl StoredConsent {
+    fn of(standing: &Standing) -> Option<Self> {
+        (*standing != Standing::default()).then(|| Self {
+            awaited_until: standing.awaited_until.map(Timestamp::as_millis),
+            allowed_rate: match standing.allowed {
+                Pace::Free => None,
+                Pace::Paused => Some(0),
+                Pace::PerMinute(rate) => Some(rate.get()),
+            },
+            token_digest: standing.token.map(|digest| STANDARD.encode(digest)),
+        })
+    }
+
+    fn read(self) -> Option<Standing> {
+        let token = match self.token_digest {
+            None => None,
+            Some(text) => Some(STANDARD.decode(text).ok()?.try_into().ok()?),
+        };
+        Some(Standing {
+            awaited_until: self.awaited_until.map(Timestamp::from_millis),
+            allowed: self.allowed_rate.map_or(Pace::Free, Pace::per_minute),
+            token,
+        })
+    }
 }
 
 /// Why a stored resource could not be read.
@@ -116,6 +176,17 @@ pub(crate) fn write(document: &Document, sealer: &Sealer, rng: &dyn Rng) -> Vec<
         subscription_number,
         slot,
         sealed_keys: document.keys.as_ref().map(|[first, second]| [seal_key(0, first), seal_key(1, second)]),
+        consent: StoredConsent::of(&document.consent),
+        signing_keys: document
+            .signing
+            .iter()
+            .enumerate()
+            .map(|(index, signing)| StoredSigningKey {
+                sealed: sealer.seal(rng, &signing_place(&key, index), signing.reveal().as_bytes()),
+                created_at: signing.created_at.as_millis(),
+                until: signing.until.map(Timestamp::as_millis),
+            })
+            .collect(),
         properties,
     };
     serde_json::to_vec(&stored).expect("maps with text keys and plain values are always JSON")
@@ -180,6 +251,14 @@ pub(crate) fn read(resource: Resource, sealer: &Sealer, resources: &Resources) -
                 .ok_or_else(|| content(format!("its identity type `{kind}` is not known")))?,
         ),
     };
+    let consent = match stored.consent {
+        None => Standing::default(),
+        Some(stored) => stored.read().ok_or_else(|| content("its consent is not well formed"))?,
+    };
+    let mut signing = Vec::with_capacity(stored.signing_keys.len());
+    for (index, stored) in stored.signing_keys.iter().enumerate() {
+        signing.push(open_signing_key(sealer, &signing_place(&key, index), stored)?);
+    }
     let document = Document {
         address,
         envelope: Envelope {
@@ -192,6 +271,8 @@ pub(crate) fn read(resource: Resource, sealer: &Sealer, resources: &Resources) -
         modified_at: Timestamp::from_millis(stored.modified_at),
         numbers,
         keys,
+        consent,
+        signing,
         spec: Arc::from(spec),
     };
     Ok(Entry { key, revision, document })
@@ -199,6 +280,23 @@ pub(crate) fn read(resource: Resource, sealer: &Sealer, resources: &Resources) -
 
 fn key_place(key: &str, index: usize) -> String {
     format!("{key}#key{}", index + 1)
+}
+
+fn signing_place(key: &str, index: usize) -> String {
+    format!("{key}#signing{}", index + 1)
+}
+
+fn open_signing_key(
+    sealer: &Sealer,
+    place: &str,
+    stored: &StoredSigningKey,
+) -> Result<SigningKey, FormatError> {
+    let opened = sealer.open(place, &stored.sealed)?;
+    let until = stored.until.map(Timestamp::from_millis);
+    std::str::from_utf8(&opened)
+        .ok()
+        .and_then(|text| SigningKey::parse(text, Timestamp::from_millis(stored.created_at), until))
+        .ok_or_else(|| content("a signing key of it is not one"))
 }
 
 fn open_key(sealer: &Sealer, key: &str, index: usize, text: &str) -> Result<AccessKey, FormatError> {

@@ -31,6 +31,12 @@ pub(crate) enum Action {
     RegenerateKey,
     GetFullUrl,
     GetDeliveryAttributes,
+    /// Gridwire's own: asks the endpoint for its consent again.
+    Revalidate,
+    /// Of our own too, as the next two: the keys that deliveries are signed with.
+    ListSigningKeys,
+    RotateSigningKey,
+    RemoveSigningKeys,
 }
 
 impl Action {
@@ -40,6 +46,10 @@ impl Action {
             Self::RegenerateKey => "regenerateKey",
             Self::GetFullUrl => "getFullUrl",
             Self::GetDeliveryAttributes => "getDeliveryAttributes",
+            Self::Revalidate => "revalidate",
+            Self::ListSigningKeys => "listSigningKeys",
+            Self::RotateSigningKey => "rotateSigningKey",
+            Self::RemoveSigningKeys => "removeSigningKeys",
         }
     }
 }
@@ -194,6 +204,7 @@ pub(crate) struct Admission<'a> {
     pub ground: Ground<'a>,
     pub now: Timestamp,
     pub allow_http_webhooks: bool,
+    pub token_issuer: bool,
 }
 
 /// What read-only properties are made of.
@@ -234,6 +245,16 @@ pub(crate) static KINDS: &[&Kind] = &[
 
 /// In the paths of event subscriptions of every kind.
 pub(crate) const SUBSCRIPTIONS_SEGMENT: &str = "eventSubscriptions";
+
+/// What can be posted to an event subscription of any kind.
+const SUBSCRIPTION_ACTIONS: &[Action] = &[
+    Action::GetFullUrl,
+    Action::GetDeliveryAttributes,
+    Action::Revalidate,
+    Action::ListSigningKeys,
+    Action::RotateSigningKey,
+    Action::RemoveSigningKeys,
+];
 
 const RESERVED: &[&str] = &["Microsoft", "EventGrid", "System"];
 
@@ -295,7 +316,7 @@ pub(crate) static TOPIC_SUBSCRIPTION: Kind = Kind {
     extension: true,
     bare: false,
     patch: SUBSCRIPTION_PATCH,
-    actions: &[Action::GetFullUrl, Action::GetDeliveryAttributes],
+    actions: SUBSCRIPTION_ACTIONS,
     keys: false,
     numbering: Numbering::Subscription,
     sealed: SUBSCRIPTION_SEALED,
@@ -344,7 +365,7 @@ pub(crate) static DOMAIN_SUBSCRIPTION: Kind = Kind {
     extension: true,
     bare: false,
     patch: SUBSCRIPTION_PATCH,
-    actions: &[Action::GetFullUrl, Action::GetDeliveryAttributes],
+    actions: SUBSCRIPTION_ACTIONS,
     keys: false,
     numbering: Numbering::Subscription,
     sealed: SUBSCRIPTION_SEALED,
@@ -380,7 +401,7 @@ pub(crate) static DOMAIN_TOPIC_SUBSCRIPTION: Kind = Kind {
     extension: true,
     bare: false,
     patch: SUBSCRIPTION_PATCH,
-    actions: &[Action::GetFullUrl, Action::GetDeliveryAttributes],
+    actions: SUBSCRIPTION_ACTIONS,
     keys: false,
     numbering: Numbering::Subscription,
     sealed: SUBSCRIPTION_SEALED,
@@ -452,7 +473,7 @@ pub(crate) static NAMESPACE_SUBSCRIPTION: Kind = Kind {
             ("expirationTimeUtc", Patch::Replace),
         ],
     },
-    actions: &[Action::GetFullUrl, Action::GetDeliveryAttributes],
+    actions: SUBSCRIPTION_ACTIONS,
     keys: false,
     numbering: Numbering::Subscription,
     sealed: &[

@@ -6,7 +6,7 @@
 //!
 //! The life of one change: `request` takes the URL apart and the token is checked before the body is read;
 //! `plan` turns body and present state into the document to keep, without waiting for anything; a webhook is
-//! asked for its consent; then, one change at a time, the plan is made again on the state as it is now, the
+//! asked for its consent (`consent`; by hand, `by_hand`); then, one change at a time, the plan is made again on the state as it is now, the
 //! document is written, the table compiled and installed, and only then is the change answered. A client that
 //! hangs up does not interrupt a change that has begun. After a restart [`Control::open`] reads every document
 //! and compiles the same table.
@@ -17,8 +17,10 @@
 mod address;
 mod audit;
 mod body;
+mod by_hand;
 mod change;
 mod compile;
+mod consent;
 mod control;
 mod document;
 mod expiration;
@@ -35,6 +37,7 @@ mod plan;
 mod provider;
 mod request;
 mod sealer;
+mod signing;
 mod strict;
 #[cfg(test)]
 mod testing;

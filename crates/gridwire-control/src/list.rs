@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gridwire_core::api_error::{ApiError, ErrorCode};
+use gridwire_core::time::Timestamp;
 use serde_json::{Value, json};
 
 use crate::address::{Address, Form, ROOT, group_prefix};
@@ -29,6 +30,7 @@ pub(crate) struct Via<'a> {
     pub origin: &'a str,
     pub path: &'a str,
     pub public: &'a PublicAddresses,
+    pub now: Timestamp,
 }
 
 impl List<'_> {
@@ -64,7 +66,7 @@ impl List<'_> {
         let mut value = Vec::new();
         let mut last = None;
         for entry in found.by_ref().take(query.top) {
-            value.push(resources.show(entry, self.form, via.public));
+            value.push(resources.show(entry, self.form, via.public, via.now));
             last = Some(entry);
         }
         let mut page = json!({ "value": value });

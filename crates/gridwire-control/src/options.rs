@@ -120,6 +120,8 @@ pub struct ControlOptions {
     pub public: PublicAddresses,
     /// Whether webhooks may be plain `http` (development).
     pub allow_http_webhooks: bool,
+    /// Whether there is an issuer of bearer tokens for webhooks.
+    pub token_issuer: bool,
     pub dead_letter_patience: DeadLetterPatience,
 }
 

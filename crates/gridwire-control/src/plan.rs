@@ -4,13 +4,14 @@
 //! change's turn has come, on whatever the state is then.
 
 use gridwire_core::api_error::{ApiError, ErrorCode};
-use gridwire_core::routing::Handshake;
+use gridwire_core::routing::{Handshake, TopicKind, Webhook};
 use gridwire_core::time::Timestamp;
 use gridwire_store::Revision;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
 use crate::address::{Address, Form};
+use crate::consent::Standing;
 use crate::document::{Document, Entry, Envelope, Numbers, Resources, not_found, parent_not_found};
 use crate::kinds::{Admission, Ground, Kind, Patch};
 use crate::members::Members;
@@ -58,6 +59,7 @@ pub(crate) struct Write {
 pub(crate) struct Judgement {
     pub now: Timestamp,
     pub allow_http_webhooks: bool,
+    pub token_issuer: bool,
 }
 
 /// A change that may be made.
@@ -119,25 +121,24 @@ pub(crate) fn plan(
     let ground = Ground { parent: parent.map(|parent| parent.facts()), existing: existing.map(Entry::facts) };
     let at = if write.patch && kind.patch.flat { "" } else { "properties" };
     let spec = (kind.read)(&Members::new(&properties, at), ground)?;
-    let Judgement { now, allow_http_webhooks } = judgement;
+    let Judgement { now, allow_http_webhooks, token_issuer } = judgement;
     if write.strict && !write.patch {
         strict::check(&write.body, &spec.properties())?;
     }
-    spec.admit(Admission { ground, now, allow_http_webhooks })?;
+    spec.admit(Admission { ground, now, allow_http_webhooks, token_issuer })?;
 
     let webhook = spec.facts().subscription().and_then(|facts| facts.webhook.clone());
-    let agreed = existing.and_then(|entry| entry.facts().subscription()?.webhook.as_ref());
-    let handshake = match (webhook, parent) {
-        (Some(webhook), Some(parent)) if agreed != Some(&webhook) => {
-            parent.facts().topic().map(|topic| Handshake {
-                webhook,
-                topic_resource_id: address.parent().unwrap_or_else(|| address.clone()).id(Form::Nested),
-                subscription_name: address.name().to_owned(),
-                topic_kind: topic.kind,
-            })
+    let agreed = existing
+        .filter(|entry| entry.document.consent.consented())
+        .and_then(|entry| entry.facts().subscription()?.webhook.as_ref());
+    let handshake = match (&webhook, parent) {
+        (Some(webhook), Some(parent)) if !agreed.is_some_and(|agreed| agreed.asks_as(webhook)) => {
+            parent.facts().topic().map(|topic| handshake(&address, webhook, topic.kind))
         }
         _ => None,
     };
+    // Without an endpoint there is nothing to consent to.
+    let consent = existing.filter(|_| webhook.is_some()).map(|entry| entry.document.consent.clone());
     let document = Document {
         address,
         envelope,
@@ -145,6 +146,8 @@ pub(crate) fn plan(
         modified_at: now,
         numbers: existing.map_or(Numbers::Nothing, |entry| entry.document.numbers),
         keys: existing.and_then(|entry| entry.document.keys.clone()),
+        consent: consent.unwrap_or_default(),
+        signing: existing.map(|entry| entry.document.signing.clone()).unwrap_or_default(),
         spec: Arc::from(spec),
     };
     Ok(Plan {
@@ -154,6 +157,17 @@ pub(crate) fn plan(
         handshake,
         parent: new_parent,
     })
+}
+
+/// What the endpoint of the subscription at `address` is to be asked.
+pub(crate) fn handshake(address: &Address, webhook: &Webhook, topic_kind: TopicKind) -> Handshake {
+    Handshake {
+        webhook: webhook.clone(),
+        topic_resource_id: address.parent().unwrap_or_else(|| address.clone()).id(Form::Nested),
+        subscription_name: address.name().to_owned(),
+        topic_kind,
+        validation_url: None,
+    }
 }
 
 /// The missing parent of `address`, if it comes with its first child: a domain topic with its first
@@ -183,6 +197,8 @@ fn plan_parent(
         modified_at: judgement.now,
         numbers: Numbers::Nothing,
         keys: None,
+        consent: Standing::default(),
+        signing: Vec::new(),
         spec: Arc::from(spec),
     })
 }

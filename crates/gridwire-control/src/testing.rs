@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use gridwire_core::pace::Pace;
 use gridwire_core::routing::{
-    BoxFuture, DeliveryPort, Handshake, HandshakeError, InstallError, RoutingTable,
+    BoxFuture, Consent, DeliveryPort, Handshake, HandshakeError, InstallError, RoutingTable,
 };
 use gridwire_outside::Rng;
 use gridwire_store::{Resource, ResourceError, ResourceStore, Revision};
@@ -173,6 +174,7 @@ pub(crate) struct RecordingPort {
 struct PortState {
     handshakes: Vec<Handshake>,
     refusal: Option<HandshakeError>,
+    consent: Option<Consent>,
     install_failure: Option<InstallError>,
     tables: Vec<Arc<RoutingTable>>,
 }
@@ -202,6 +204,11 @@ impl RecordingPort {
         self.state.lock().unwrap().refusal = refusal;
     }
 
+    /// What endpoints say from now on; before, they agree to everything.
+    pub(crate) fn answer(&self, consent: Consent) {
+        self.state.lock().unwrap().consent = Some(consent);
+    }
+
     pub(crate) fn fail_install(&self, failure: Option<InstallError>) {
         self.state.lock().unwrap().install_failure = failure;
     }
@@ -214,19 +221,19 @@ impl RecordingPort {
 }
 
 impl DeliveryPort for RecordingPort {
-    fn validate(&self, handshake: Handshake) -> BoxFuture<'_, Result<(), HandshakeError>> {
+    fn validate(&self, handshake: Handshake) -> BoxFuture<'_, Result<Consent, HandshakeError>> {
         Box::pin(async move {
             let gate = self.gate.lock().unwrap().clone();
-            let refusal = {
+            let (refusal, consent) = {
                 let mut state = self.state.lock().unwrap();
                 state.handshakes.push(handshake);
-                state.refusal.clone()
+                (state.refusal.clone(), state.consent)
             };
             self.begun.add_permits(1);
             if let Some(gate) = gate {
                 gate.acquire().await.expect("the gate is never closed").forget();
             }
-            refusal.map_or(Ok(()), Err)
+            refusal.map_or(Ok(consent.unwrap_or(Consent::Given { pace: Pace::Free })), Err)
         })
     }
 

@@ -1,6 +1,7 @@
 //! The control plane as its clients see it: requests in, responses out, what is stored and installed beside.
 
 mod audit;
+mod consent;
 mod domains;
 mod expiration;
 mod faults;
@@ -9,6 +10,7 @@ mod lists;
 mod openapi;
 mod refusals;
 mod routes;
+mod signing;
 mod strictness;
 
 use std::net::SocketAddr;
@@ -79,6 +81,7 @@ fn options() -> ControlOptions {
         auth_failures_max: 0,
         public: PublicAddresses { http: Some("http://127.0.0.1:8080".into()), ..Default::default() },
         allow_http_webhooks: false,
+        token_issuer: false,
         dead_letter_patience: DeadLetterPatience::default(),
     }
 }

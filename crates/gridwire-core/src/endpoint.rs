@@ -77,7 +77,7 @@ impl Rule {
 /// What the end of a request tells of its endpoint.
 enum Lesson {
     Well,
-    /// It answered, and what it said is of the events.
+    /// It answered, and what it said is of the events; or it was not asked.
     Nothing,
     Failing {
         /// How long it is left alone when this is not the first failure. No table says it for every outcome.
@@ -99,6 +99,7 @@ fn lesson(outcome: Outcome) -> Lesson {
         Outcome::TimedOut => Lesson::Failing { rest: Some(SHORT), congested: true },
         Outcome::Unreachable | Outcome::TlsFailed => failing(SOCKET),
         Outcome::Unresolved | Outcome::Forbidden => failing(LONG),
+        Outcome::NoToken => Lesson::Nothing,
     }
 }
 

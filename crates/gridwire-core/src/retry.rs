@@ -40,6 +40,8 @@ pub enum Outcome {
     TlsFailed,
     /// The address judge refused every address.
     Forbidden,
+    /// No bearer token for it was to be had, so nothing was sent.
+    NoToken,
 }
 
 /// What follows a finished attempt.
@@ -92,7 +94,8 @@ impl RetryPolicy {
             | Outcome::Unreachable
             | Outcome::Unresolved
             | Outcome::TlsFailed
-            | Outcome::Forbidden => (Duration::ZERO, Duration::ZERO),
+            | Outcome::Forbidden
+            | Outcome::NoToken => (Duration::ZERO, Duration::ZERO),
         };
         let step = self.wait(attempt).max(minimum);
         let lengthened = step.mul_f64(1.0 + JITTER_SHARE * jitter.clamp(0.0, 1.0));
@@ -136,7 +139,7 @@ impl Outcome {
         match self {
             Self::Accepted => "Delivered",
             Self::Answered { status: 404, .. } => "NotFound",
-            Self::Answered { status: 401, .. } => "Unauthorized",
+            Self::Answered { status: 401, .. } | Self::NoToken => "Unauthorized",
             Self::Answered { status: 403, .. } | Self::Forbidden => "Forbidden",
             Self::Answered { status: 400, .. } => "BadRequest",
             Self::Answered { status: 413, .. } => "PayloadTooLarge",

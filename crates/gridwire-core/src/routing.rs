@@ -16,9 +16,12 @@ use subtle::ConstantTimeEq;
 use crate::event::{DeliverySchema, Event, InputSchema};
 use crate::filter::{FilterSpec, MatchSet, Matcher};
 use crate::ids::{Slot, SubscriptionNumber, TopicNumber};
+use crate::pace::Pace;
 use crate::patience::DeadLetterPolicy;
 use crate::publish::{self, InputMapping};
 use crate::retry::{RetryPolicy, Tier};
+use crate::secret::Secret;
+use crate::signing::SigningKey;
 
 pub use domain_topics::{DomainTopicRoute, DomainTopics};
 
@@ -166,6 +169,8 @@ pub struct QueuePolicy {
     pub time_to_live: Duration,
     /// Where there is a dead-letter destination: how events that are given up wait for it.
     pub dead_letter: Option<DeadLetterPolicy>,
+    /// How fast the endpoint may be posted to; of no meaning to pull.
+    pub pace: Pace,
 }
 
 impl QueuePolicy {
@@ -211,6 +216,18 @@ pub struct Webhook {
     pub schema: DeliverySchema,
     /// Headers added to each delivery: the name, and where the value comes from.
     pub attributes: Vec<(String, AttributeSource)>,
+    /// What deliveries are signed with; none, and they are not.
+    pub signing: Vec<SigningKey>,
+    /// Every request carries a bearer token for this.
+    pub token: Option<TokenAudience>,
+}
+
+/// Whom a bearer token is for, as a protected webhook's destination names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TokenAudience {
+    pub tenant: String,
+    /// The application's id or URI.
+    pub application: String,
 }
 
 /// Where a delivery attribute's value comes from.
@@ -230,6 +247,13 @@ impl fmt::Debug for AttributeSource {
             Self::Static(_) | Self::Secret(_) => f.write_str("Static(***)"),
             Self::Dynamic(field) => f.debug_tuple("Dynamic").field(field).finish(),
         }
+    }
+}
+
+impl Webhook {
+    /// Whether who consented to this one has consented to the other: it is the same endpoint, asked in the same way.
+    pub fn asks_as(&self, other: &Self) -> bool {
+        self.url == other.url && self.schema == other.schema && self.token == other.token
     }
 }
 
@@ -394,6 +418,18 @@ pub struct Handshake {
     pub topic_resource_id: String,
     pub subscription_name: String,
     pub topic_kind: TopicKind,
+    /// What whoever runs the endpoint may open to consent in its place. Whoever knows it can, so it goes to the
+    /// endpoint and nowhere else. `None` where the contract has no such way: topics of namespaces.
+    pub validation_url: Option<Secret>,
+}
+
+/// What an endpoint that was asked for its consent has said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consent {
+    /// It agrees, at this pace.
+    Given { pace: Pace },
+    /// It answered neither yes nor no. The validation URL decides; then this pace holds.
+    ByHand { pace: Pace },
 }
 
 /// Why an endpoint was not accepted. What a subscription's owner may see: class and status, no body.
@@ -419,7 +455,7 @@ pub enum InstallError {
 /// What control needs done by whoever delivers events. The broker implements it; the binary wires it.
 pub trait DeliveryPort: Send + Sync + fmt::Debug {
     /// Asks the endpoint for its consent.
-    fn validate(&self, handshake: Handshake) -> BoxFuture<'_, Result<(), HandshakeError>>;
+    fn validate(&self, handshake: Handshake) -> BoxFuture<'_, Result<Consent, HandshakeError>>;
 
     /// Puts `table` in use: when the future is done, new subscriptions have their start recorded, removed ones
     /// are gone, and every later publish is matched by it.

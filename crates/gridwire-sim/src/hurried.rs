@@ -12,7 +12,7 @@ use gridwire_core::filter::Matcher;
 use gridwire_core::ids::TopicNumber;
 use gridwire_core::patience::DeadLetterPolicy;
 use gridwire_core::routing::{
-    BoxFuture, DeliveryMode, DeliveryPort, Handshake, HandshakeError, InstallError, NamespaceRoute,
+    BoxFuture, Consent, DeliveryMode, DeliveryPort, Handshake, HandshakeError, InstallError, NamespaceRoute,
     QueuePolicy, RoutingTable, SubscriptionRoute, TopicRoute,
 };
 
@@ -25,7 +25,7 @@ pub(crate) struct Hurried {
 }
 
 impl DeliveryPort for Hurried {
-    fn validate(&self, handshake: Handshake) -> BoxFuture<'_, Result<(), HandshakeError>> {
+    fn validate(&self, handshake: Handshake) -> BoxFuture<'_, Result<Consent, HandshakeError>> {
         self.broker.validate(handshake)
     }
 

@@ -257,6 +257,7 @@ async fn build(world: &Arc<World>, life: &Life) -> Result<Parts, String> {
             auth_failures_max: 0,
             public: PublicAddresses::default(),
             allow_http_webhooks: true,
+            token_issuer: false,
             dead_letter_patience: DeadLetterPatience::default(),
         },
     )

@@ -392,6 +392,8 @@ fn broker_options(settings: &Settings, own: [SocketAddr; 3], known_time: Timesta
             allow_loopback: settings.dev || settings.allow_loopback,
             allow_networks: settings.allow_networks.iter().filter_map(|text| text.parse().ok()).collect(),
             own_addresses: own.to_vec(),
+            request_rate: settings.request_rate,
+            token_issuer: settings.token_issuer.clone(),
             faults: settings.dev,
             ..PushOptions::default()
         },
@@ -430,6 +432,7 @@ fn control_options(settings: &Settings, own: [SocketAddr; 3], token: &str) -> Co
             letter_accounts: accounts,
         },
         allow_http_webhooks: settings.dev || settings.allow_http,
+        token_issuer: settings.token_issuer.is_some(),
         dead_letter_patience: settings.dead_letter_patience,
     }
 }

@@ -343,7 +343,22 @@ impl Management {
 
     /// An action of a resource, such as `listKeys`.
     pub(crate) async fn act(&self, id: &str, action: &str) -> Result<Value, ManagementError> {
-        self.call(Method::POST, &versioned(&format!("{id}/{action}")), None, ANSWER_TIMEOUT).await
+        self.act_with(id, action, None).await
+    }
+
+    /// The same with a body.
+    pub(crate) async fn act_with(
+        &self,
+        id: &str,
+        action: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, ManagementError> {
+        self.call(Method::POST, &versioned(&format!("{id}/{action}")), body, ANSWER_TIMEOUT).await
+    }
+
+    /// Asks a subscription's endpoint for its consent again, which takes as long as when it is created.
+    pub(crate) async fn revalidate(&self, id: &str) -> Result<Value, ManagementError> {
+        self.call(Method::POST, &versioned(&format!("{id}/revalidate")), None, PUT_TIMEOUT).await
     }
 
     /// Every entry of a list, over all its pages.

@@ -1,7 +1,7 @@
 //! What the listeners answer: which part of the program a path belongs to.
 //!
-//! The http and https listeners share one [`Front`]: management paths go to the control plane, the rest to
-//! the data plane. The admin listener has an [`Admin`]: health and metrics, no password.
+//! The http and https listeners share one [`Front`]: management paths and validation URLs go to the control
+//! plane, the rest to the data plane. The admin listener has an [`Admin`]: health and metrics, no password.
 
 use std::fmt;
 use std::sync::Arc;
@@ -102,6 +102,9 @@ impl Front {
         }
         if Control::is_management_path(path) {
             return self.control.handle(request, peer).await;
+        }
+        if Control::is_validation_path(path) {
+            return self.control.validate_by_hand(request, peer).await;
         }
         if is_inspection(path)
             && let Err(refusal) = self.control.admit(request.headers(), peer)

@@ -9,12 +9,14 @@ mod accounts;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gridwire_broker::AccountOptions;
+use gridwire_broker::{AccountOptions, TokenIssuer};
 use gridwire_control::DeadLetterPatience;
 use gridwire_core::retry::JITTER_SHARE;
+use gridwire_core::secret::Secret;
 use serde_json::json;
 use toml::de::{DeTable, DeValue};
 
@@ -162,6 +164,29 @@ pub(crate) const KEYS: &[Key] = &[
         "Private networks that webhooks may be in.",
     ),
     key(
+        "delivery.request_rate",
+        None,
+        "",
+        "a number of requests a minute from 1 to 4294967295",
+        "The rate that webhooks of the CloudEvents schema are asked to allow; what they allow is kept to, asked or not.",
+    ),
+    key(
+        "delivery.token_endpoint",
+        None,
+        "",
+        "a URL such as https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token",
+        "Where bearer tokens for protected webhooks are issued; {tenant} stands for the destination's tenant.",
+    ),
+    key("delivery.token_client_id", None, "", "a text", "Who asks for those tokens."),
+    Key {
+        name: "delivery.token_client_secret",
+        flag: None,
+        default: "",
+        allowed: "a text",
+        about: "The secret of delivery.token_client_id.",
+        secret: true,
+    },
+    key(
         "delivery.dead_letter_patience_custom",
         None,
         "4h",
@@ -240,6 +265,9 @@ pub(crate) struct Settings {
     pub(crate) allow_loopback: bool,
     /// Each is an address, or one with a prefix length.
     pub(crate) allow_networks: Vec<String>,
+    /// Requests a minute.
+    pub(crate) request_rate: Option<NonZeroU32>,
+    pub(crate) token_issuer: Option<TokenIssuer>,
     pub(crate) dead_letter_patience: DeadLetterPatience,
     /// In percent.
     pub(crate) retry_jitter: f64,
@@ -453,6 +481,39 @@ impl Layers {
     }
 
     /// Understands the winning value of `name`, or the default after noting the problem.
+    /// All three keys of it, or none.
+    fn token_issuer(&mut self) -> Option<TokenIssuer> {
+        let some = |text: &str| Some((!text.is_empty()).then(|| text.to_owned()));
+        let endpoint = self.value("delivery.token_endpoint", |text| {
+            let filled = text.replace("{tenant}", "tenant");
+            if text.is_empty() {
+                Some(None)
+            } else {
+                url::Url::parse(&filled).ok().map(|_| Some(text.to_owned()))
+            }
+        });
+        let client_id = self.value("delivery.token_client_id", some);
+        let client_secret = self.value("delivery.token_client_secret", some);
+        let (Some(endpoint), Some(client_id), Some(client_secret)) = (&endpoint, &client_id, &client_secret)
+        else {
+            let names =
+                ["delivery.token_endpoint", "delivery.token_client_id", "delivery.token_client_secret"];
+            for (name, there) in names.into_iter().zip([&endpoint, &client_id, &client_secret]) {
+                if there.is_some() {
+                    let place = self.values.get(name).map_or_else(String::new, |raw| raw.place.clone());
+                    let allowed = format!("needs all of {} beside it", names.join(", "));
+                    self.problems.push(Problem { key: name.to_owned(), place, found: None, allowed });
+                }
+            }
+            return None;
+        };
+        Some(TokenIssuer {
+            endpoint: endpoint.clone(),
+            client_id: client_id.clone(),
+            client_secret: Secret::new(client_secret.clone()),
+        })
+    }
+
     fn value<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Option<T>) -> T {
         let key = KEYS.iter().find(|key| key.name == name).expect("every key that is read is in KEYS");
         if let Some(raw) = self.values.get(name) {
@@ -500,6 +561,10 @@ impl Layers {
             tls_files: certificate.clone().zip(key.clone()),
             allow_http: self.value("delivery.allow_http", switch),
             allow_loopback: self.value("delivery.allow_loopback", switch),
+            request_rate: self.value("delivery.request_rate", |text| {
+                if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
+            }),
+            token_issuer: self.token_issuer(),
             allow_networks: self.value("delivery.allow_networks", |text| {
                 let networks = list(text);
                 networks.iter().all(|network| is_network(network)).then_some(networks)

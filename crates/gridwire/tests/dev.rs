@@ -6,6 +6,8 @@ mod support;
 mod batches;
 #[path = "dev/clock.rs"]
 mod clock;
+#[path = "dev/consent.rs"]
+mod consent;
 #[path = "dev/faults.rs"]
 mod faults;
 #[path = "dev/ladders.rs"]
@@ -14,3 +16,7 @@ mod ladders;
 mod letters;
 #[path = "dev/probation.rs"]
 mod probation;
+#[path = "dev/signatures.rs"]
+mod signatures;
+#[path = "dev/tokens.rs"]
+mod tokens;

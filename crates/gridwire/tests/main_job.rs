@@ -602,7 +602,9 @@ fn an_endpoint_that_does_not_consent_is_not_subscribed() {
     let topic = arm.topic("grid", &json!({}));
     let namespace = arm.namespace("spaces");
     arm.namespace_topic(&namespace, "orders");
-    for consent in [Consent::Withheld, Consent::Refused(403), Consent::Refused(202), Consent::Refused(500)] {
+    for consent in
+        [Consent::Refused(403), Consent::Refused(410), Consent::Refused(302), Consent::Refused(500)]
+    {
         let sink = Sink::with(consent, |_, _| Reply::Status(200));
         for schema in ["EventGridSchema", "CloudEventSchemaV1_0"] {
             let body =

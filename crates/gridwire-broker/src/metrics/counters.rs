@@ -244,6 +244,7 @@ mod tests {
             Outcome::TlsFailed,
             Outcome::Unresolved,
             Outcome::Forbidden,
+            Outcome::NoToken,
         ];
         let answers = [400, 401, 403, 404, 408, 413, 429, 500, 503, 302]
             .map(|status| Outcome::Answered { status, retry_after: None });

@@ -18,7 +18,7 @@ use gridwire_core::event::DeliverySchema;
 use gridwire_core::fault_script::FaultScript;
 use gridwire_core::ids::{Offset, SubscriptionNumber};
 use gridwire_core::retry::Outcome;
-use gridwire_core::routing::{Handshake, HandshakeError, SubscriptionRoute};
+use gridwire_core::routing::{Consent, Handshake, HandshakeError, SubscriptionRoute};
 use gridwire_outside::{Clock, Net, Rng};
 use http::uri::PathAndQuery;
 use tokio::sync::mpsc;
@@ -31,6 +31,7 @@ use super::client::Client;
 use super::endpoint::{Endpoint, EndpointKey};
 use super::faults::{Faults, Met, REORDER_PATIENCE};
 use super::handshake::{Handshakes, origin_header};
+use super::tokens::Tokens;
 
 /// Subscriptions that are remembered before the first look for removed ones.
 const PRUNE_AT_LEAST: usize = 1024;
@@ -126,18 +127,19 @@ impl Dispatcher {
         let options = Arc::new(options);
         let client = Arc::new(Client::new(net, Arc::clone(&clock), Arc::clone(&options)));
         let origin = origin_header(&options);
+        let tokens = Arc::new(Tokens::new(Arc::clone(&client), Arc::clone(&clock), Arc::clone(&options)));
         let handshakes = Handshakes::new(
             Arc::clone(&client),
             Arc::clone(&clock),
             rng,
             origin.clone(),
-            options.attempt_timeout,
-            options.allow_http,
+            Arc::clone(&options),
+            Arc::clone(&tokens),
         );
         let routes =
             Routes { by_subscription: HashMap::new(), pools: HashMap::new(), prune_at: PRUNE_AT_LEAST };
         let faults = options.faults.then(Faults::default);
-        let shared = Arc::new(Shared { client, clock, options, origin, tasks, stop });
+        let shared = Arc::new(Shared { client, clock, options, origin, tokens, tasks, stop });
         Arc::new(Self { shared, handshakes, routes: Mutex::new(routes), faults })
     }
 
@@ -216,7 +218,7 @@ impl Dispatcher {
     /// # Cancel safety
     ///
     /// Can be dropped at any time; the endpoint may have been asked.
-    pub(crate) async fn validate(&self, handshake: Handshake) -> Result<(), HandshakeError> {
+    pub(crate) async fn validate(&self, handshake: Handshake) -> Result<Consent, HandshakeError> {
         tokio::select! {
             biased;
             result = self.handshakes.validate(&handshake) => result,

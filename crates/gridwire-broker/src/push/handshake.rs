@@ -2,19 +2,24 @@
 //!
 //! A subscription is somebody's claim that a URL wants events; the handshake lets the URL answer for itself,
 //! so that nobody can aim the broker at a stranger. Endpoints of the Event Grid schema return a code they were
-//! posted, those of the `CloudEvents` schema name our origin in a header.
+//! posted, those of the `CloudEvents` schema name our origin in a header. An endpoint that does neither, and does
+//! not say no either, was told a URL by which whoever runs it can consent later.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
 use gridwire_core::event::DeliverySchema;
 use gridwire_core::limits;
+use gridwire_core::pace::Pace;
 use gridwire_core::render;
+use gridwire_core::render::ValidationEvent;
 use gridwire_core::retry::Outcome;
-use gridwire_core::routing::{Handshake, HandshakeError};
+use gridwire_core::routing::{Consent, Handshake, HandshakeError, TokenAudience, TopicKind};
+use gridwire_core::secret::Secret;
+use gridwire_core::signing;
 use gridwire_outside::{Clock, Rng};
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::sync::Semaphore;
 
@@ -22,6 +27,7 @@ use super::PushOptions;
 use super::client::{BodyEnd, Client, ReadBody};
 use super::endpoint::Endpoint;
 use super::request::{self, Outgoing};
+use super::tokens::Tokens;
 
 /// Tries when there is no answer, and the pause between them (`push-delivery` contract, section 2.1).
 const TRIES: usize = 3;
@@ -35,6 +41,8 @@ const HOSTS_MAX: usize = 10_000;
 
 const ALLOWED_ORIGIN: HeaderName = HeaderName::from_static("webhook-allowed-origin");
 const ALLOWED_RATE: HeaderName = HeaderName::from_static("webhook-allowed-rate");
+const REQUEST_RATE: HeaderName = HeaderName::from_static("webhook-request-rate");
+const REQUEST_CALLBACK: &str = "webhook-request-callback";
 
 /// Does handshakes.
 #[derive(Debug)]
@@ -43,8 +51,8 @@ pub(crate) struct Handshakes {
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
     origin: HeaderValue,
-    answer_within: Duration,
-    allow_http: bool,
+    options: Arc<PushOptions>,
+    tokens: Arc<Tokens>,
     /// When each host was asked of late, in monotonic time.
     recent: Mutex<HashMap<String, VecDeque<Duration>>>,
 }
@@ -67,18 +75,17 @@ impl Handshakes {
         clock: Arc<dyn Clock>,
         rng: Arc<dyn Rng>,
         origin: HeaderValue,
-        answer_within: Duration,
-        allow_http: bool,
+        options: Arc<PushOptions>,
+        tokens: Arc<Tokens>,
     ) -> Self {
-        Self { client, clock, rng, origin, answer_within, allow_http, recent: Mutex::default() }
+        Self { client, clock, rng, origin, options, tokens, recent: Mutex::default() }
     }
 
     /// Asks, up to [`TRIES`] times while there is no answer.
-    pub(crate) async fn validate(&self, handshake: &Handshake) -> Result<(), HandshakeError> {
+    pub(crate) async fn validate(&self, handshake: &Handshake) -> Result<Consent, HandshakeError> {
         let url = &handshake.webhook.url;
-        let endpoint = Endpoint::parse(url, self.allow_http).map_err(|error| HandshakeError::Forbidden {
-            endpoint: Endpoint::shown(url),
-            reason: error.to_string(),
+        let endpoint = Endpoint::parse(url, self.options.allow_http).map_err(|error| {
+            HandshakeError::Forbidden { endpoint: Endpoint::shown(url), reason: error.to_string() }
         })?;
         let refused = |reason| HandshakeError::Refused { endpoint: endpoint.base.clone(), reason };
         self.admit(&endpoint).map_err(refused)?;
@@ -86,7 +93,7 @@ impl Handshakes {
         let mut tries = 1;
         let answer = loop {
             let request = self.request(handshake, &endpoint, &code);
-            match self.ask(&endpoint, request).await {
+            match self.ask(&endpoint, request, handshake.webhook.token.as_ref()).await {
                 Ok(answer) => break answer,
                 Err(Outcome::TimedOut | Outcome::Unreachable) if tries < TRIES => tries += 1,
                 Err(Outcome::Forbidden) => {
@@ -98,12 +105,17 @@ impl Handshakes {
             self.clock.sleep(PAUSE).await;
         };
         let judged = match handshake.webhook.schema {
-            DeliverySchema::CloudEvent => judge_consent(&answer, &self.origin),
+            DeliverySchema::CloudEvent => judge_consent(&answer, &self.origin, handshake.topic_kind),
             DeliverySchema::EventGrid | DeliverySchema::Custom => judge_response(&answer, &code),
         };
-        judged.map_err(refused)?;
-        self.forget(&endpoint);
-        Ok(())
+        match judged {
+            Verdict::Agrees(pace) => {
+                self.forget(&endpoint);
+                Ok(Consent::Given { pace })
+            }
+            Verdict::Silent(pace, _) if handshake.validation_url.is_some() => Ok(Consent::ByHand { pace }),
+            Verdict::Silent(_, reason) | Verdict::Declines(reason) => Err(refused(reason)),
+        }
     }
 
     /// Takes a handshake that the host agreed to out of the count.
@@ -135,42 +147,59 @@ impl Handshakes {
     }
 
     fn request(&self, handshake: &Handshake, endpoint: &Endpoint, code: &str) -> Outgoing {
+        let by_hand = handshake.validation_url.as_ref();
         if handshake.webhook.schema == DeliverySchema::CloudEvent {
-            return request::options(endpoint, &self.origin);
+            let mut request = request::options(endpoint, &self.origin);
+            if let Some(url) = by_hand {
+                request::add_header(request.headers_mut(), REQUEST_CALLBACK, url.reveal());
+            }
+            // Topics of namespaces ask for no rate, and keep to none.
+            if let Some(rate) =
+                self.options.request_rate.filter(|_| handshake.topic_kind != TopicKind::Namespace)
+            {
+                request.headers_mut().insert(REQUEST_RATE, rate.get().into());
+            }
+            return request;
         }
         let id = self.rng.uuid();
-        let body = self.validation_event(handshake, &id, code);
+        let mut body = Vec::with_capacity(1024);
+        let event = ValidationEvent {
+            id: &id,
+            topic_resource_id: &handshake.topic_resource_id,
+            code,
+            url: by_hand.map(Secret::reveal),
+            time: self.clock.now(),
+        };
+        render::validation_event(&event, &mut body);
+        let message = format!("msg_{id}");
+        let signed = signing::sign(&handshake.webhook.signing, &message, &body, self.clock.now());
         let mut request = request::post(
             &endpoint.key.host_header(),
             &endpoint.path_and_query,
             "application/json; charset=utf-8",
-            body,
+            body.into(),
         );
+        if let Some(signed) = signed {
+            request::add_signature(request.headers_mut(), &message, &signed);
+        }
         for (name, value) in render::validation_headers(&handshake.subscription_name, &id) {
             request::add_header(request.headers_mut(), name, &value);
         }
         request
     }
 
-    /// The body of the `SubscriptionValidationEvent`. Without a `validationUrl`: validation by hand is not
-    /// offered.
-    fn validation_event(&self, handshake: &Handshake, id: &str, code: &str) -> Bytes {
-        let event = serde_json::json!([{
-            "id": id,
-            "topic": handshake.topic_resource_id,
-            "subject": "",
-            "data": { "validationCode": code },
-            "eventType": "Microsoft.EventGrid.SubscriptionValidationEvent",
-            "eventTime": self.clock.now().to_string(),
-            "metadataVersion": "1",
-            "dataVersion": "1",
-        }]);
-        event.to_string().into()
-    }
-
     /// Sends on a connection of its own, and reads the answer.
-    async fn ask(&self, endpoint: &Endpoint, request: Outgoing) -> Result<Answer, Outcome> {
+    async fn ask(
+        &self,
+        endpoint: &Endpoint,
+        mut request: Outgoing,
+        audience: Option<&TokenAudience>,
+    ) -> Result<Answer, Outcome> {
         let mut deadline = self.client.deadline();
+        if let Some(audience) = audience {
+            let bearer = self.tokens.bearer(audience, &mut deadline).await?;
+            request.headers_mut().insert(AUTHORIZATION, bearer);
+        }
         let lookups = Semaphore::new(1);
         let mut connection = self.client.connect(&endpoint.key, &lookups, &mut deadline).await?;
         let sent = deadline.race(connection.send(request)).await.ok_or(Outcome::TimedOut)?;
@@ -182,57 +211,81 @@ impl Handshakes {
 
     fn explain(&self, outcome: Outcome) -> String {
         match outcome {
-            Outcome::TimedOut => format!("it did not answer within {} seconds", self.answer_within.as_secs()),
+            Outcome::TimedOut => {
+                format!("it did not answer within {} seconds", self.options.attempt_timeout.as_secs())
+            }
             Outcome::Unreachable => "it refused or closed the connection".to_owned(),
             Outcome::Unresolved => "its name does not resolve".to_owned(),
             Outcome::TlsFailed => "it has no TLS session with a trusted certificate to offer".to_owned(),
             Outcome::Forbidden => "it may not be called".to_owned(),
+            Outcome::NoToken => "no bearer token for it was to be had".to_owned(),
             Outcome::Accepted => "it answered".to_owned(),
             Outcome::Answered { status, .. } => format!("it answered with status {status}"),
         }
     }
 }
 
-/// Event Grid schema: 200 with the code.
-fn judge_response(answer: &Answer, code: &str) -> Result<(), String> {
-    if answer.status != StatusCode::OK {
-        return Err(format!("it answered with status {} instead of 200", answer.status.as_u16()));
-    }
-    if answer.body.ended != BodyEnd::Complete {
-        return Err("its answer was cut off or too long".to_owned());
-    }
-    let body: Option<serde_json::Value> = serde_json::from_slice(&answer.body.bytes).ok();
-    match body.as_ref().and_then(|body| body.get("validationResponse")) {
-        Some(response) if response.as_str() == Some(code) => Ok(()),
-        Some(_) => Err("its `validationResponse` is not the code it was sent".to_owned()),
-        None => Err("its answer has no `validationResponse`".to_owned()),
-    }
+/// What an answer says.
+enum Verdict {
+    Agrees(Pace),
+    /// It reached somebody who knows nothing of handshakes; and why it is no consent.
+    Silent(Pace, String),
+    /// Why not.
+    Declines(String),
 }
 
-/// `CloudEvents` schema: the header decides, whatever the status is.
-fn judge_consent(answer: &Answer, origin: &HeaderValue) -> Result<(), String> {
+/// Event Grid schema: 200 with the code. Every other 200 is silence; every other status is a no, 202 too.
+fn judge_response(answer: &Answer, code: &str) -> Verdict {
+    if answer.status != StatusCode::OK {
+        let status = answer.status.as_u16();
+        return Verdict::Declines(format!("it answered with status {status} instead of 200"));
+    }
+    if answer.body.ended == BodyEnd::Broken {
+        return Verdict::Declines("its answer was cut off".to_owned());
+    }
+    // One that is too long to be read to its end is not JSON here either.
+    let body: Option<serde_json::Value> = serde_json::from_slice(&answer.body.bytes).ok();
+    let reason = match body.as_ref().and_then(|body| body.get("validationResponse")) {
+        Some(response) if response.as_str() == Some(code) => return Verdict::Agrees(Pace::Free),
+        Some(_) => "its `validationResponse` is not the code it was sent",
+        None => "its answer has no `validationResponse`",
+    };
+    Verdict::Silent(Pace::Free, reason.to_owned())
+}
+
+/// `CloudEvents` schema: the header decides, whatever the status is. Without it, a status that servers answer a
+/// method with that they do not know is silence, and so is success.
+fn judge_consent(answer: &Answer, origin: &HeaderValue, kind: TopicKind) -> Verdict {
+    let pace = match kind {
+        TopicKind::Custom | TopicKind::Domain => allowed_pace(&answer.headers),
+        TopicKind::Namespace => Pace::Free,
+    };
     let mut origins = answer.headers.get_all(ALLOWED_ORIGIN).iter().peekable();
     if origins.peek().is_none() {
-        let status = answer.status.as_u16();
-        return Err(format!("it answered with status {status} and without `WebHook-Allowed-Origin`"));
+        let status = answer.status;
+        let reason =
+            format!("it answered with status {} and without `WebHook-Allowed-Origin`", status.as_u16());
+        let unknowing = [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
+        if status.is_success() || unknowing.contains(&status) {
+            return Verdict::Silent(pace, reason);
+        }
+        return Verdict::Declines(reason);
     }
     let names_us = |value: &HeaderValue| {
         let value = value.as_bytes().trim_ascii();
         value == b"*" || value.eq_ignore_ascii_case(origin.as_bytes())
     };
-    if !origins.any(names_us) {
-        return Err("its `WebHook-Allowed-Origin` names somebody else".to_owned());
+    if origins.any(names_us) {
+        Verdict::Agrees(pace)
+    } else {
+        Verdict::Declines("its `WebHook-Allowed-Origin` names somebody else".to_owned())
     }
-    if answer.headers.get_all(ALLOWED_RATE).iter().any(is_zero_rate) {
-        return Err("its `WebHook-Allowed-Rate` is 0".to_owned());
-    }
-    Ok(())
 }
 
-/// Whether an allowed rate asks for nothing to be sent at all.
-pub(crate) fn is_zero_rate(value: &HeaderValue) -> bool {
-    let value = value.as_bytes().trim_ascii();
-    !value.is_empty() && value.iter().all(|byte| *byte == b'0')
+/// The rate that headers allow; of several the lowest. What is no rate says nothing.
+fn allowed_pace(headers: &HeaderMap) -> Pace {
+    let said = headers.get_all(ALLOWED_RATE).iter().filter_map(|value| Pace::parse(value.as_bytes()));
+    said.fold(Pace::Free, Pace::and)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 use std::fmt::Write;
 
 use bytes::Bytes;
+use gridwire_core::signing::Signed;
 use http::header::{CONTENT_TYPE, HOST, ORIGIN, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
@@ -59,6 +60,13 @@ fn request(method: Method, host: &HeaderValue, target: &PathAndQuery, body: Byte
 pub(crate) fn sign_origin(headers: &mut HeaderMap, origin: &HeaderValue) {
     headers.insert(ORIGIN, origin.clone());
     headers.insert(REQUEST_ORIGIN, origin.clone());
+}
+
+/// Adds the signature of a delivery.
+pub(crate) fn add_signature(headers: &mut HeaderMap, id: &str, signed: &Signed) {
+    add_header(headers, "webhook-id", id);
+    add_header(headers, "webhook-timestamp", &signed.timestamp);
+    add_header(headers, "webhook-signature", &signed.signature);
 }
 
 /// Adds a header whose value is somebody else's text. An impossible name, one that belongs to the request

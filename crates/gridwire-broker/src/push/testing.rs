@@ -12,6 +12,7 @@ use std::time::Duration;
 use gridwire_core::event::DeliverySchema;
 use gridwire_core::filter::FilterSpec;
 use gridwire_core::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
+use gridwire_core::pace::Pace;
 use gridwire_core::retry::{RetryPolicy, Tier};
 use gridwire_core::routing::{BoxFuture, DeliveryMode, QueuePolicy, SubscriptionRoute, TopicKind, Webhook};
 use gridwire_core::time::Timestamp;
@@ -306,8 +307,15 @@ pub(super) fn subscription(number: u32, url: &str, schema: DeliverySchema) -> Ar
             attempts_max: 30,
             time_to_live: Duration::from_secs(86_400),
             dead_letter: None,
+            pace: Pace::Free,
         },
-        webhook: Some(Webhook { url: url.to_owned(), schema, attributes: Vec::new() }),
+        webhook: Some(Webhook {
+            url: url.to_owned(),
+            schema,
+            attributes: Vec::new(),
+            signing: Vec::new(),
+            token: None,
+        }),
         dead_letter: None,
         filter: Arc::new(FilterSpec::default()),
     })

@@ -51,8 +51,8 @@ pub struct ValidationEvent<'a> {
     pub topic_resource_id: &'a str,
     /// What the endpoint sends back as `validationResponse`.
     pub code: &'a str,
-    /// What a person may open instead.
-    pub url: &'a str,
+    /// What a person may open instead, where that is possible.
+    pub url: Option<&'a str>,
     pub time: Timestamp,
 }
 
@@ -65,7 +65,9 @@ pub fn validation_event(validation: &ValidationEvent<'_>, out: &mut Vec<u8>) {
     object.text("subject", "");
     let mut data = object.object("data");
     data.text("validationCode", validation.code);
-    data.text("validationUrl", validation.url);
+    if let Some(url) = validation.url {
+        data.text("validationUrl", url);
+    }
     data.end();
     object.text("eventType", "Microsoft.EventGrid.SubscriptionValidationEvent");
     object.text("eventTime", &validation.time.to_string());

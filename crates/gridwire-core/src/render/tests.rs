@@ -205,9 +205,11 @@ fn a_validation_event_asks_as_documented() {
         id: "g",
         topic_resource_id: TOPIC,
         code: "512d",
-        url: "https://h/validate?id=1&t=2",
+        url: Some("https://h/validate?id=1&t=2"),
         time: context().published,
     };
+    let silent = ValidationEvent { url: None, ..validation };
+    assert!(!text(|out| validation_event(&silent, out)).contains("validationUrl"));
     let value: Value = serde_json::from_str(&text(|out| validation_event(&validation, out))).unwrap();
     assert_eq!(
         value,

@@ -21,6 +21,7 @@ use crate::endpoint::{EndpointHealth, EndpointStatus};
 use crate::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
 use crate::limits;
 use crate::lock_token::LockToken;
+use crate::pace::{Pace, Pacer};
 use crate::patience::{AfterFailure, DeadLetterPolicy};
 use crate::planted::planted;
 use crate::retry::{Outcome, Verdict};
@@ -74,6 +75,7 @@ pub(super) struct Queue {
     again: BTreeSet<u64>,
     in_flight: InFlight,
     endpoint: EndpointHealth,
+    pacer: Pacer,
     receivers: BTreeMap<ReplyId, Receiver>,
     receiver_deadlines: BTreeSet<(Timestamp, ReplyId)>,
     /// Those of condemned events.
@@ -104,6 +106,7 @@ impl Queue {
             number: input.number,
             topic: input.topic,
             slot: input.slot,
+            pacer: Pacer::new(input.policy.pace),
             policy: input.policy,
             expiry_from,
             dead_letter_delay,
@@ -148,6 +151,9 @@ impl Queue {
 
     pub(super) fn configure(&mut self, policy: QueuePolicy, now: Timestamp, out: &mut Output) {
         let changed_mode = std::mem::discriminant(&self.policy.mode) != std::mem::discriminant(&policy.mode);
+        if self.policy.pace != policy.pace {
+            self.pacer.change(policy.pace, now);
+        }
         self.policy = policy;
         // Whoever changes a subscription may have mended its endpoint, or chosen another.
         self.endpoint = attempts::trusted(&self.policy);
@@ -481,11 +487,20 @@ impl Queue {
                 .rest()
                 .filter(|_| !self.again.is_empty() || !self.ready.is_empty())
                 .map(|rest| rest.until),
+            self.pace_due(),
         ]
         .into_iter()
         .flatten()
         .min()
         .unwrap_or(Timestamp::MAX)
+    }
+
+    /// When the pace lets the next attempt start, if one waits for that.
+    fn pace_due(&self) -> Option<Timestamp> {
+        let pushes = matches!(self.policy.mode, DeliveryMode::Push { .. });
+        let paced = pushes && matches!(self.policy.pace, Pace::PerMinute(_));
+        let waits = paced && self.has_room() && self.peek_next().is_some();
+        waits.then(|| self.pacer.ready_at())
     }
 
     fn expire_locks(&mut self, tail: u64, now: Timestamp, out: &mut Output) {

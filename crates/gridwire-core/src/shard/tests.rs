@@ -7,6 +7,7 @@ use crate::event::{Data, Event, InputSchema};
 use crate::frame::{FrameBuilder, FrameDraft};
 use crate::ids::Lsn;
 use crate::limits;
+use crate::pace::Pace;
 use crate::patience::DeadLetterPolicy;
 use crate::retry::{RetryPolicy, Tier};
 use crate::routing::DeliveryMode;
@@ -49,17 +50,13 @@ fn pull() -> QueuePolicy {
         attempts_max: 3,
         time_to_live: DAY,
         dead_letter: None,
+        pace: Pace::Free,
     }
 }
 
 fn push() -> QueuePolicy {
     let retry = RetryPolicy { tier: Tier::Basic };
-    QueuePolicy {
-        mode: DeliveryMode::Push { retry, batching: None },
-        attempts_max: 3,
-        time_to_live: DAY,
-        dead_letter: None,
-    }
+    QueuePolicy { mode: DeliveryMode::Push { retry, batching: None }, ..pull() }
 }
 
 fn frame_of(topic: TopicNumber, slots: &[u32], count: usize) -> FrameDraft {
@@ -683,4 +680,5 @@ mod batches;
 mod damage;
 mod last_attempt;
 mod letters;
+mod pace;
 mod probation;

@@ -1,6 +1,7 @@
 //! `gridwire topic`, `domain`, `namespace` and `subscription`: the resources, one at a time.
 
 mod domain;
+mod signing;
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
@@ -12,6 +13,7 @@ use crate::output::Output;
 use crate::target::{Target, TargetArgs};
 
 pub(crate) use domain::{DomainCommand, domain};
+use signing::{SigningCommand, signing};
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum TopicCommand {
@@ -116,6 +118,17 @@ NumberNotInRange, BoolEquals, IsNullOrUndefined, IsNotNull")]
         /// `orders/billing`, `shop/jobs/workers` in a namespace, or `domain:malls/north/billing`
         subscription: String,
     },
+    /// Ask the endpoint for its consent again, such as when it failed to give it in time
+    #[command(after_help = "\
+An endpoint that answers neither yes nor no is sent a validation URL; nothing is delivered to it until that is
+opened, within ten minutes. This sends it a new one. A rate that it allows is asked for anew as well.")]
+    Revalidate {
+        /// `orders/billing`, `shop/jobs/push` in a namespace, or `domain:malls/north/billing`
+        subscription: String,
+    },
+    /// List, rotate and remove the keys that deliveries are signed with (Standard Webhooks)
+    #[command(subcommand)]
+    Signing(SigningCommand),
     /// Delete an event subscription and its undelivered events
     Delete {
         /// `orders/billing`, `shop/jobs/workers` in a namespace, or `domain:malls/north/billing`
@@ -310,7 +323,12 @@ pub(crate) async fn subscription(
             } else {
                 format!("gridwire receive {subscription} --ack")
             };
-            tell(done, &resource, &format!("subscription {subscription}"), &[], &next, &target, output)
+            let waits = awaits(&resource, &args.subscription).filter(|_| !output.is_json());
+            tell(done, &resource, &format!("subscription {subscription}"), &[], &next, &target, output)?;
+            if let Some(notice) = waits {
+                output.line(format_args!("{notice}"))?;
+            }
+            Ok(())
         }
         SubscriptionCommand::List { topic } => {
             let id = Topic::parse(topic)?.id(scope);
@@ -336,6 +354,20 @@ pub(crate) async fn subscription(
             let shown = super::endpoint::run(&parsed.id(scope), subscription, &target, output).await;
             explained(shown, hint::missing_subscription(&parsed, &target)).await
         }
+        SubscriptionCommand::Revalidate { subscription } => {
+            let parsed = Subscription::parse(subscription)?;
+            let asked = target.management.revalidate(&parsed.id(scope)).await;
+            let asked = asked.with_context(|| format!("failed to validate the endpoint of `{subscription}`"));
+            let resource = explained(asked, hint::missing_subscription(&parsed, &target)).await?;
+            if output.is_json() {
+                output.json(&resource)?;
+            } else {
+                let consented = format!("the endpoint of {subscription} consented");
+                output.line(awaits(&resource, subscription).unwrap_or(consented))?;
+            }
+            Ok(())
+        }
+        SubscriptionCommand::Signing(command) => signing(command, &target, output).await,
         SubscriptionCommand::Delete { subscription } => {
             delete(&Subscription::parse(subscription)?.id(scope), subscription, &target, output).await
         }
@@ -426,6 +458,17 @@ async fn create_subscription(
     let resource = target.management.put(&id, &body).await;
     let resource = resource.with_context(|| format!("failed to create the subscription `{subscription}`"))?;
     Ok((if was_there { Done::Replaced } else { Done::Created }, resource))
+}
+
+/// What is to be said of a subscription whose endpoint has not consented yet.
+fn awaits(resource: &Value, name: &str) -> Option<String> {
+    (text(resource, "/properties/provisioningState") == "AwaitingManualAction").then(|| {
+        format!(
+            "the endpoint answered neither yes nor no, and nothing is delivered to it yet: whoever runs it has to \
+             open the validation URL that it was sent, within ten minutes\n\
+             a new one: gridwire subscription revalidate {name}"
+        )
+    })
 }
 
 /// An error is explained by what is missing, which is looked for only then.

@@ -22,6 +22,8 @@ use super::time::{now, wait_for};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
     Status(u16),
+    /// Answers 200 with this body.
+    Body(&'static str),
     /// Answers with a status after a while.
     After(Duration, u16),
     /// Answers 503 and asks to be left alone for so many seconds.
@@ -34,6 +36,8 @@ pub(crate) enum Reply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Consent {
     Given,
+    /// Given at a rate, in requests a minute; with the `CloudEvents` schema only.
+    Rated(u32),
     /// 200, without what would show consent.
     Withheld,
     /// A status that is no success.
@@ -228,6 +232,7 @@ async fn answer(
     shared.arrived.notify_all();
     Ok(match reply {
         Reply::Status(status) => empty(status),
+        Reply::Body(body) => http::Response::new(Full::new(Bytes::from_static(body.as_bytes()))),
         Reply::After(wait, status) => {
             tokio::time::sleep(wait).await;
             empty(status)
@@ -251,15 +256,19 @@ fn consent(consent: Consent, asked: &Delivery, by_options: bool) -> http::Respon
     match consent {
         Consent::Refused(status) => empty(status),
         Consent::Withheld => empty(200),
-        Consent::Given if by_options => {
+        Consent::Given | Consent::Rated(_) if by_options => {
             let mut response = empty(200);
             if let Some(origin) = asked.headers.get("webhook-request-origin") {
                 response.headers_mut().insert("webhook-allowed-origin", origin.clone());
             }
-            response.headers_mut().insert("webhook-allowed-rate", http::HeaderValue::from_static("*"));
+            let rate = match consent {
+                Consent::Rated(rate) => rate.into(),
+                _ => http::HeaderValue::from_static("*"),
+            };
+            response.headers_mut().insert("webhook-allowed-rate", rate);
             response
         }
-        Consent::Given => {
+        Consent::Given | Consent::Rated(_) => {
             let code = asked.json()[0]["data"]["validationCode"].clone();
             let mut response = empty(200);
             *response.body_mut() = Full::new(Bytes::from(json!({ "validationResponse": code }).to_string()));

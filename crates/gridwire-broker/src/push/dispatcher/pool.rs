@@ -14,8 +14,11 @@ use std::time::Duration;
 use gridwire_core::fault_script::Fault;
 use gridwire_core::ids::SubscriptionNumber;
 use gridwire_core::retry::Outcome;
+use gridwire_core::routing::TokenAudience;
+use gridwire_core::signing;
 use gridwire_outside::Clock;
-use http::{HeaderValue, Response};
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +30,7 @@ use crate::push::answer;
 use crate::push::client::{Client, Connection, Deadline, LOOKUPS_MAX, SendFailure};
 use crate::push::endpoint::EndpointKey;
 use crate::push::request::{self, Outgoing};
+use crate::push::tokens::Tokens;
 
 /// A connection is not used beyond this age, so that a change of the endpoint's addresses is followed even
 /// under constant load.
@@ -39,6 +43,7 @@ pub(super) struct Shared {
     pub clock: Arc<dyn Clock>,
     pub options: Arc<PushOptions>,
     pub origin: HeaderValue,
+    pub tokens: Arc<Tokens>,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
@@ -241,7 +246,8 @@ impl Worker {
         let started = shared.clock.monotonic();
         let mut deadline = shared.client.deadline();
         let request = self.request(attempt, &route);
-        let answered = self.exchange_despite(fault, request, &mut deadline).await;
+        let audience = name.webhook.as_ref().and_then(|webhook| webhook.token.as_ref());
+        let answered = self.exchange_authorized(audience, fault, request, &mut deadline).await;
         let latency = shared.clock.monotonic().saturating_sub(started);
         let (outcome, status, rest) = match answered {
             Ok((connection, response)) => {
@@ -251,7 +257,8 @@ impl Worker {
             }
             Err(outcome) => (outcome, None, None),
         };
-        tracing::debug!(subscription = %name.name, event = %key.offsets[0], events = key.offsets.len(), ?outcome, ?latency, "attempt ended");
+        let (event, events) = (key.offsets[0], key.offsets.len());
+        tracing::debug!(subscription = %name.name, %event, events, ?outcome, ?latency, "attempt ended");
         self.last_outcome = Some(outcome);
         // An error means that the shard is gone, and with it everybody who wants to know.
         let _ = done.send(Finished { key, outcome, status, latency }).await;
@@ -263,7 +270,19 @@ impl Worker {
     }
 
     fn request(&self, attempt: Attempt, route: &Route) -> Outgoing {
+        let keys = attempt.subscription.webhook.as_ref().map_or(&[][..], |webhook| &webhook.signing);
+        let signed = if keys.is_empty() {
+            None
+        } else {
+            let id = signing::message_id(attempt.key.subscription, &attempt.key.offsets);
+            // Now, and not when the attempt was made: it may have waited for a connection.
+            let signed = signing::sign(keys, &id, &attempt.body, self.pool.shared.clock.now());
+            signed.map(|signed| (id, signed))
+        };
         let mut request = request::post(&self.pool.host, &route.target, attempt.content_type, attempt.body);
+        if let Some((id, signed)) = signed {
+            request::add_signature(request.headers_mut(), &id, &signed);
+        }
         for (name, value) in &attempt.headers {
             request::add_header(request.headers_mut(), name, value);
         }
@@ -271,6 +290,35 @@ impl Worker {
             request::sign_origin(request.headers_mut(), &self.pool.shared.origin);
         }
         request
+    }
+
+    /// Does the exchange with the bearer token that the endpoint wants. One that it refuses may have been revoked
+    /// before its time, so a new one is tried, once.
+    async fn exchange_authorized(
+        &mut self,
+        audience: Option<&TokenAudience>,
+        fault: Fault,
+        request: Outgoing,
+        deadline: &mut Deadline<'_>,
+    ) -> Result<(Connection, Response<Incoming>), Outcome> {
+        let Some(audience) = audience else { return self.exchange_despite(fault, request, deadline).await };
+        let shared = Arc::clone(&self.pool.shared);
+        let bearer = shared.tokens.bearer(audience, deadline).await?;
+        let authorized = |bearer: HeaderValue| {
+            let mut request = request.clone();
+            request.headers_mut().insert(AUTHORIZATION, bearer);
+            request
+        };
+        let (connection, response) =
+            self.exchange_despite(fault, authorized(bearer.clone()), deadline).await?;
+        if response.status() != StatusCode::UNAUTHORIZED
+            || !shared.tokens.refuse(audience, &bearer, deadline).await
+        {
+            return Ok((connection, response));
+        }
+        self.connection = shared.client.finish(connection, response.into_body()).await;
+        let bearer = shared.tokens.bearer(audience, deadline).await?;
+        self.exchange(authorized(bearer), deadline).await
     }
 
     /// Does the exchange, and what a fault script wants done with it.

@@ -1,10 +1,13 @@
 //! Handshakes with endpoints that agree, refuse and misbehave.
 
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gridwire_core::event::DeliverySchema;
-use gridwire_core::routing::{Handshake, HandshakeError, TopicKind, Webhook};
+use gridwire_core::pace::Pace;
+use gridwire_core::routing::{Consent, Handshake, HandshakeError, TopicKind, Webhook};
+use gridwire_core::secret::Secret;
 use gridwire_outside::system::SystemNet;
 
 use crate::push::PushOptions;
@@ -12,16 +15,33 @@ use crate::push::testing::{OK, Rig, TestServer, eventually, local_options};
 
 fn handshake(url: &str, schema: DeliverySchema) -> Handshake {
     Handshake {
-        webhook: Webhook { url: url.to_owned(), schema, attributes: Vec::new() },
+        webhook: Webhook {
+            url: url.to_owned(),
+            schema,
+            attributes: Vec::new(),
+            signing: Vec::new(),
+            token: None,
+        },
         topic_resource_id: "/subscriptions/s/topics/orders".to_owned(),
         subscription_name: "billing".to_owned(),
         topic_kind: TopicKind::Custom,
+        validation_url: None,
     }
 }
 
-fn reason(result: Result<(), HandshakeError>) -> Option<String> {
+/// The same with a way to consent by hand.
+fn handshake_by_hand(url: &str, schema: DeliverySchema) -> Handshake {
+    let validation_url = Some(Secret::new("https://grid.example/validate?id=%2Fs&token=abc"));
+    Handshake { validation_url, ..handshake(url, schema) }
+}
+
+/// Why there was no consent; a consent is at full pace.
+fn reason(result: Result<Consent, HandshakeError>) -> Option<String> {
     match result {
-        Ok(()) => None,
+        Ok(consent) => {
+            assert_eq!(consent, Consent::Given { pace: Pace::Free });
+            None
+        }
         Err(HandshakeError::Refused { reason, .. }) => Some(reason),
         Err(error @ HandshakeError::Forbidden { .. }) => panic!("{error}"),
     }
@@ -29,6 +49,15 @@ fn reason(result: Result<(), HandshakeError>) -> Option<String> {
 
 /// Answers a handshake with a head and body in which `CODE` stands for the code that was sent.
 async fn check(schema: DeliverySchema, answer: &'static str, refused: Option<&str>) {
+    let result = answered(answer, |url| handshake(url, schema)).await;
+    assert_eq!(reason(result).as_deref(), refused, "{answer}");
+}
+
+/// What a handshake comes to that is answered so.
+async fn answered(
+    answer: &'static str,
+    handshake: impl Fn(&str) -> Handshake,
+) -> Result<Consent, HandshakeError> {
     let server = TestServer::start(move |mut peer| async move {
         let request = peer.request().await.expect("a request");
         let code = request.split("\"validationCode\":\"").nth(1).and_then(|rest| rest.split('"').next());
@@ -39,8 +68,7 @@ async fn check(schema: DeliverySchema, answer: &'static str, refused: Option<&st
     })
     .await;
     let rig = Rig::new();
-    let result = rig.dispatcher.validate(handshake(&server.url(), schema)).await;
-    assert_eq!(reason(result).as_deref(), refused, "{answer}");
+    rig.dispatcher.validate(handshake(&server.url())).await
 }
 
 #[tokio::test]
@@ -80,7 +108,6 @@ async fn a_cloud_events_endpoint_names_our_origin() {
         "200 OK\nWebHook-Allowed-Origin: eventgrid.azure.net",
         "200 OK\nwebhook-allowed-origin: EventGrid.Azure.Net",
         "200 OK\nWebHook-Allowed-Origin: *",
-        "200 OK\nWebHook-Allowed-Origin: *\nWebHook-Allowed-Rate: 120\nAllow: POST",
         "200 OK\nWebHook-Allowed-Origin: *\nWebHook-Allowed-Rate: *",
         "200 OK\nWebHook-Allowed-Origin: other.example\nWebHook-Allowed-Origin: *",
         "204 No Content\nWebHook-Allowed-Origin: *",
@@ -95,9 +122,64 @@ async fn a_cloud_events_endpoint_names_our_origin() {
     let none = "it answered with status 200 and without `WebHook-Allowed-Origin`";
     check(schema, "200 OK", Some(none)).await;
     check(schema, "200 OK\nAccess-Control-Allow-Origin: *", Some(none)).await;
-    let zero = Some("its `WebHook-Allowed-Rate` is 0");
-    check(schema, "200 OK\nWebHook-Allowed-Origin: *\nWebHook-Allowed-Rate: 0", zero).await;
-    check(schema, "200 OK\nWebHook-Allowed-Origin: *\nWebHook-Allowed-Rate: 00", zero).await;
+}
+
+#[tokio::test]
+async fn a_cloud_events_endpoint_says_how_fast_it_may_be_posted_to() {
+    for (answer, pace) in [
+        ("200 OK\nWebHook-Allowed-Origin: *\nWebHook-Allowed-Rate: 120\nAllow: POST", Pace::per_minute(120)),
+        ("200 OK\nWebHook-Allowed-Origin: *\nWebHook-Allowed-Rate: 0", Pace::Paused),
+        ("200 OK\nWebHook-Allowed-Origin: *\nWebHook-Allowed-Rate: 00", Pace::Paused),
+        (
+            "200 OK\nWebHook-Allowed-Origin: *\nWebHook-Allowed-Rate: 9\nWebHook-Allowed-Rate: 5",
+            Pace::per_minute(5),
+        ),
+        ("200 OK\nWebHook-Allowed-Origin: *\nWebHook-Allowed-Rate: soon", Pace::Free),
+    ] {
+        let basic = answered(answer, |url| handshake(url, DeliverySchema::CloudEvent)).await;
+        assert_eq!(basic, Ok(Consent::Given { pace }), "{answer}");
+        let of_namespace = |url: &str| Handshake {
+            topic_kind: TopicKind::Namespace,
+            ..handshake(url, DeliverySchema::CloudEvent)
+        };
+        assert_eq!(reason(answered(answer, of_namespace).await), None, "a namespace ignores it: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_says_neither_yes_nor_no_is_validated_by_hand() {
+    let check = async |schema, answer, expect: Result<Pace, &str>| {
+        let result = answered(answer, |url| handshake_by_hand(url, schema)).await;
+        match expect {
+            Ok(pace) => assert_eq!(result, Ok(Consent::ByHand { pace }), "{answer}"),
+            Err(why) => assert_eq!(reason(result).as_deref(), Some(why), "{answer}"),
+        }
+    };
+    for schema in [DeliverySchema::EventGrid, DeliverySchema::Custom] {
+        check(schema, "200 OK", Ok(Pace::Free)).await;
+        check(schema, "200 OK\n\n<html>thank you</html>", Ok(Pace::Free)).await;
+        check(schema, "200 OK\n\n{\"validationResponse\":\"code\"}", Ok(Pace::Free)).await;
+        for (answer, status) in
+            [("202 Accepted", 202), ("204 No Content", 204), ("404 Not Found", 404), ("500 Oh", 500)]
+        {
+            let declined = format!("it answered with status {status} instead of 200");
+            check(schema, answer, Err(&declined)).await;
+        }
+    }
+    let schema = DeliverySchema::CloudEvent;
+    for answer in ["200 OK", "202 Accepted", "204 No Content", "404 Not Found", "405 Not Allowed", "501 What"]
+    {
+        check(schema, answer, Ok(Pace::Free)).await;
+    }
+    check(schema, "200 OK\nWebHook-Allowed-Rate: 30", Ok(Pace::per_minute(30))).await;
+    for (answer, status) in
+        [("302 Found", 302), ("401 Who", 401), ("403 No", 403), ("410 Gone", 410), ("500 Oh", 500)]
+    {
+        let declined = format!("it answered with status {status} and without `WebHook-Allowed-Origin`");
+        check(schema, answer, Err(&declined)).await;
+    }
+    let other = "its `WebHook-Allowed-Origin` names somebody else";
+    check(schema, "200 OK\nWebHook-Allowed-Origin: other.example", Err(other)).await;
 }
 
 #[tokio::test]
@@ -114,7 +196,8 @@ async fn the_requests_are_those_of_the_contract() {
         }
     })
     .await;
-    let options = PushOptions { origin: "my.example".to_owned(), ..local_options() };
+    let request_rate = NonZeroU32::new(600);
+    let options = PushOptions { origin: "my.example".to_owned(), request_rate, ..local_options() };
     let rig = Rig::with(options, Arc::new(SystemNet));
     let url = format!("{}?code=s3cret", server.url());
     rig.dispatcher.validate(handshake(&url, DeliverySchema::CloudEvent)).await.expect("consent");
@@ -139,6 +222,37 @@ async fn the_requests_are_those_of_the_contract() {
     assert_eq!(events[0]["topic"], "/subscriptions/s/topics/orders");
     assert_eq!(events[0]["eventTime"], "1994-11-06T08:49:37.000Z");
     assert_eq!(events[0]["data"]["validationCode"].as_str().map(str::len), Some(36));
+    assert_eq!(events[0]["data"].get("validationUrl"), None);
+    assert!(!requests[0].contains("webhook-request-callback"), "{}", requests[0]);
+    assert!(requests[0].contains("\r\nwebhook-request-rate: 600\r\n"), "{}", requests[0]);
+}
+
+#[tokio::test]
+async fn whoever_runs_the_endpoint_is_told_where_to_consent_by_hand() {
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&requests);
+    let server = TestServer::start(move |mut peer| {
+        let log = Arc::clone(&log);
+        async move {
+            let request = peer.request().await.expect("a request");
+            log.lock().expect("no panic").push(request);
+            peer.write(OK).await;
+        }
+    })
+    .await;
+    let rig = Rig::new();
+    for schema in [DeliverySchema::CloudEvent, DeliverySchema::EventGrid] {
+        let asked = handshake_by_hand(&server.url(), schema);
+        assert!(!format!("{asked:?}").contains("token=abc"), "{asked:?}");
+        rig.dispatcher.validate(asked).await.expect("silence");
+    }
+    let url = "https://grid.example/validate?id=%2Fs&token=abc";
+    let requests = requests.lock().expect("no panic");
+    assert!(requests[0].contains(&format!("\r\nwebhook-request-callback: {url}\r\n")), "{}", requests[0]);
+    assert!(!requests[0].contains("webhook-request-rate"), "{}", requests[0]);
+    let body = requests[1].split("\r\n\r\n").nth(1).expect("a body");
+    let events: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    assert_eq!(events[0]["data"]["validationUrl"], url);
 }
 
 #[tokio::test]

@@ -38,6 +38,10 @@ impl DeliveryAttribute {
         (self.name.clone(), source)
     }
 
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name)
+    }
+
     /// As ARM writes it; without `secrets`, a secret value is left out.
     pub(crate) fn to_arm(&self, secrets: bool) -> Value {
         match &self.source {

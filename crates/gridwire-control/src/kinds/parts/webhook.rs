@@ -2,14 +2,14 @@
 
 use gridwire_core::api_error::ApiError;
 use gridwire_core::event::DeliverySchema;
-use gridwire_core::routing::{Batching, Webhook};
+use gridwire_core::routing::{Batching, TokenAudience, Webhook};
 use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::attributes::{self, DeliveryAttribute};
 use super::{Identity, endpoint_forbidden};
 use crate::kinds::Admission;
-use crate::limits::ENDPOINT_URL_BYTES_MAX;
+use crate::limits::{ENDPOINT_URL_BYTES_MAX, RESOURCE_ID_BYTES_MAX};
 use crate::members::{Members, invalid};
 
 /// Destinations of the hosted service that Gridwire does not deliver to; refused by name.
@@ -51,6 +51,7 @@ pub(crate) struct WebhookDestination {
     events_per_batch: u32,
     batch_kilobytes: u32,
     minimum_tls: Option<&'static str>,
+    token: Option<TokenAudience>,
     pub(crate) attributes: Vec<DeliveryAttribute>,
 }
 
@@ -84,7 +85,8 @@ impl WebhookDestination {
     /// What the broker needs to know of it.
     pub(crate) fn webhook(&self, schema: DeliverySchema) -> Webhook {
         let attributes = self.attributes.iter().map(DeliveryAttribute::route).collect();
-        Webhook { url: self.url.clone(), schema, attributes }
+        // Keys are no property: they stand beside them.
+        Webhook { url: self.url.clone(), schema, attributes, signing: Vec::new(), token: self.token.clone() }
     }
 
     /// How many events may share a request. Clients write the defaults for everybody, so a batch of one is none.
@@ -112,11 +114,11 @@ impl WebhookDestination {
             return Err(properties.wrong("endpointUrl", "given"));
         };
         let parsed = parse_url(&properties, url)?;
-        for name in ["azureActiveDirectoryTenantId", "azureActiveDirectoryApplicationIdOrUri"] {
-            // Delivering without the token that the endpoint counts on would only look configured.
-            if properties.text(name)?.is_some_and(|text| !text.is_empty()) {
-                return Err(properties.wrong(name, "left out: Gridwire does not obtain tokens for webhooks"));
-            }
+        let token = read_token(&properties)?;
+        let attributes = attributes::read(&properties)?;
+        if token.is_some() && attributes.iter().any(|one| one.is_called("authorization")) {
+            let must = "free of `Authorization` when bearer tokens are asked for";
+            return Err(properties.wrong("deliveryAttributeMappings", must));
         }
         Ok(Self {
             identity,
@@ -129,17 +131,25 @@ impl WebhookDestination {
                 .integer("preferredBatchSizeInKilobytes", 1..=BATCH_KILOBYTES_MAX)?
                 .unwrap_or(BATCH_KILOBYTES_DEFAULT),
             minimum_tls: properties.choice("minimumTlsVersionAllowed", TLS_VERSIONS)?,
-            attributes: attributes::read(&properties)?,
+            token,
+            attributes,
         })
     }
 
-    /// Judges the URL by the options, when it is new.
+    /// Judges the URL and the tokens by the options, when they are new.
     pub(crate) fn admit(&self, admission: Admission<'_>) -> Result<(), ApiError> {
         let existing = admission
             .ground
             .existing
             .and_then(crate::facts::Facts::subscription)
             .and_then(|facts| facts.webhook.as_ref());
+        let has_token = existing.is_some_and(|webhook| webhook.token == self.token);
+        if self.token.is_some() && !has_token && !admission.token_issuer {
+            // Delivering without the token that the endpoint counts on would only look configured.
+            return Err(invalid(
+                "The destination asks for bearer tokens, and this server has no issuer to get them from: it needs the configuration key `delivery.token_endpoint`.",
+            ));
+        }
         let unchanged = existing.is_some_and(|webhook| webhook.url == self.url);
         if unchanged || admission.allow_http_webhooks || self.base_url.starts_with("https:") {
             return Ok(());
@@ -160,6 +170,10 @@ impl WebhookDestination {
         if let Some(version) = self.minimum_tls {
             properties["minimumTlsVersionAllowed"] = version.into();
         }
+        if let Some(token) = &self.token {
+            properties["azureActiveDirectoryTenantId"] = token.tenant.as_str().into();
+            properties["azureActiveDirectoryApplicationIdOrUri"] = token.application.as_str().into();
+        }
         if !self.attributes.is_empty() {
             properties["deliveryAttributeMappings"] =
                 self.attributes.iter().map(|attribute| attribute.to_arm(secrets)).collect();
@@ -172,6 +186,31 @@ impl WebhookDestination {
             }
         };
     }
+}
+
+const TENANT: &str = "azureActiveDirectoryTenantId";
+const APPLICATION: &str = "azureActiveDirectoryApplicationIdOrUri";
+const TENANT_BYTES_MAX: usize = 128;
+
+/// Whom bearer tokens are for: both members, or neither. Portals write an empty text for "none".
+fn read_token(properties: &Members<'_>) -> Result<Option<TokenAudience>, ApiError> {
+    let given = |name| properties.text(name).map(|text| text.filter(|text| !text.is_empty()));
+    let (tenant, application) = match (given(TENANT)?, given(APPLICATION)?) {
+        (None, None) => return Ok(None),
+        (Some(tenant), Some(application)) => (tenant, application),
+        (None, Some(_)) => return Err(properties.wrong(TENANT, "given with the application")),
+        (Some(_), None) => return Err(properties.wrong(APPLICATION, "given with the tenant")),
+    };
+    // It becomes a part of the issuer's URL.
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    if TENANT_BYTES_MAX < tenant.len() || !tenant.bytes().all(is_plain) || tenant.starts_with('.') {
+        return Err(properties.wrong(TENANT, "a directory's id or domain name"));
+    }
+    let is_visible = application.bytes().all(|byte| byte.is_ascii_graphic());
+    if RESOURCE_ID_BYTES_MAX < application.len() || !is_visible {
+        return Err(properties.wrong(APPLICATION, "an application's id or URI"));
+    }
+    Ok(Some(TokenAudience { tenant: tenant.to_owned(), application: application.to_owned() }))
 }
 
 /// Parses an endpoint's URL. The rules that need no look-up are judged here; addresses are judged when they

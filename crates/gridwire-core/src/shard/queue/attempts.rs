@@ -105,9 +105,9 @@ impl Queue {
     pub(super) fn start_attempts(&mut self, tail: u64, now: Timestamp, out: &mut Output) {
         self.endpoint.wake(now);
         let batching = self.policy.batching();
-        while self.endpoint.has_room(self.in_flight.requests()) && self.in_flight.len() < EVENTS_IN_FLIGHT_MAX
-        {
+        while self.has_room() && self.pacer.may_start(now) {
             let Some(first) = self.next_attempt(tail, now, out) else { break };
+            self.pacer.started(now);
             let id = self.in_flight.next_id();
             self.start(first, id, out);
             let Some(Batching { events_max, bytes_max }) = batching else { continue };
@@ -122,6 +122,11 @@ impl Queue {
                 events += 1;
             }
         }
+    }
+
+    /// Whether another request may be in flight, if its pace lets it.
+    pub(super) fn has_room(&self) -> bool {
+        self.endpoint.has_room(self.in_flight.requests()) && self.in_flight.len() < EVENTS_IN_FLIGHT_MAX
     }
 
     /// What would be attempted next, already counted. What may no longer be attempted is given up on the way.

@@ -83,8 +83,8 @@ impl Queue {
     pub(in crate::shard) fn moves(&self, end: u64, tail: u64, now: Timestamp) -> bool {
         let before = |offset: Option<u64>| offset.is_some_and(|offset| offset < end);
         let pushes = matches!(self.policy.mode, DeliveryMode::Push { .. });
-        // A push queue starts nothing while its endpoint is on probation, and nothing new while it is full of trouble.
-        let starts = pushes && self.resting(now).is_none();
+        // A push queue starts nothing while its endpoint is on probation or its pace says no, and nothing new while it is full of trouble.
+        let starts = pushes && self.resting(now).is_none() && self.pacer.may_start(now);
         let starts_new = starts && self.state.trouble.len() < limits::TROUBLE_MAX;
         // What has not been shown to us may be anything.
         tail < end
@@ -159,6 +159,7 @@ mod tests {
     use super::super::{QueueState, SubscribeInput};
     use super::*;
     use crate::ids::Slot;
+    use crate::pace::Pace;
     use crate::patience::DeadLetterPolicy;
     use crate::retry::{Outcome, RetryPolicy, Tier};
     use crate::routing::QueuePolicy;
@@ -184,6 +185,7 @@ mod tests {
                 attempts_max: 30,
                 time_to_live: Duration::from_secs(86_400),
                 dead_letter: Some(DeadLetterPolicy::documented(Tier::Basic)),
+                pace: Pace::Free,
             };
             let input = SubscribeInput {
                 number: SubscriptionNumber(1),
