@@ -1,5 +1,6 @@
 //! Management requests: a line with method and path, and a body.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,8 +9,9 @@ use bytes::Bytes;
 use gridwire_control::{
     Control, ControlOptions, DeadLetterPatience, ManagementToken, PublicAddresses, Sealer,
 };
+use gridwire_core::pace::Pace;
 use gridwire_core::routing::{
-    BoxFuture, DeliveryPort, Handshake, HandshakeError, InstallError, RoutingTable,
+    BoxFuture, Consent, DeliveryPort, Handshake, HandshakeError, InstallError, RoutingTable,
 };
 use gridwire_core::time::Timestamp;
 use gridwire_http::{Body, Peer};
@@ -26,8 +28,8 @@ const REQUESTS_MAX: u32 = 200;
 struct Agreeing;
 
 impl DeliveryPort for Agreeing {
-    fn validate(&self, _: Handshake) -> BoxFuture<'_, Result<(), HandshakeError>> {
-        Box::pin(std::future::ready(Ok(())))
+    fn validate(&self, _: Handshake) -> BoxFuture<'_, Result<Consent, HandshakeError>> {
+        Box::pin(std::future::ready(Ok(Consent::Given { pace: Pace::Free })))
     }
 
     fn install(&self, _: Arc<RoutingTable>) -> BoxFuture<'_, Result<(), InstallError>> {
@@ -56,9 +58,11 @@ impl World {
                 http: Some("http://h".to_owned()),
                 https: Some("https://h".to_owned()),
                 base_domain: None,
+                letter_accounts: BTreeMap::new(),
             },
             allow_http_webhooks: true,
             dead_letter_patience: DeadLetterPatience::default(),
+            token_issuer: true,
         };
         let opened = Control::open(
             store,
