@@ -74,7 +74,11 @@ impl Guard {
             return Ok(());
         }
         let now = self.clock.monotonic();
-        let waits = self.table().wait(&key(object, peer), self.failures_max, now);
+        let mut table = self.table();
+        table.forget_what_is_over(now);
+        self.entries.store(table.failures.len(), Ordering::Relaxed);
+        let waits = table.wait(&key(object, peer), self.failures_max, now);
+        drop(table);
         let Some(wait) = waits else { return Ok(()) };
         let message = "Too many wrong credentials have come from this address. Wait before the next.";
         Err(ApiError::new(ErrorCode::QuotaExceeded, message).with_retry_after(wait))
@@ -130,12 +134,16 @@ impl Table {
         (!left.is_zero()).then_some(left)
     }
 
-    fn failed(&mut self, key: Key, now: Duration) {
+    fn forget_what_is_over(&mut self, now: Duration) {
         while let Some(oldest) = self.order.front()
             && self.failures.get(oldest).is_none_or(|failures| failures.since + WINDOW <= now)
         {
             self.forget_oldest();
         }
+    }
+
+    fn failed(&mut self, key: Key, now: Duration) {
+        self.forget_what_is_over(now);
         if let Some(failures) = self.failures.get_mut(&key) {
             failures.count = failures.count.saturating_add(1);
             return;
@@ -232,6 +240,19 @@ mod tests {
         assert_eq!(status(&guard, "a", "10.0.0.1", wrong()), 401);
         assert_eq!(status(&guard, "a", "[::ffff:10.0.0.1]", Ok(())), 429);
         assert_eq!(status(&guard, "a", "[::ffff:10.0.0.2]", Ok(())), 200);
+    }
+
+    #[test]
+    fn when_all_failures_are_over_nobody_waits_for_the_table() {
+        let (guard, clock) = guard(MAX);
+        assert_eq!(status(&guard, "a", "127.0.0.1", wrong()), 401);
+        clock.advance(WINDOW / 2);
+        assert_eq!(status(&guard, "a", "127.0.0.2", wrong()), 401);
+        for left in [1, 0] {
+            clock.advance(WINDOW / 2);
+            assert_eq!(status(&guard, "b", "127.0.0.3", Ok(())), 200);
+            assert_eq!(guard.entries.load(Ordering::Relaxed), left);
+        }
     }
 
     #[test]
