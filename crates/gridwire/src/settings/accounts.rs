@@ -96,7 +96,7 @@ impl Accounts {
     pub(super) fn in_force(&self) -> Vec<[String; 3]> {
         let all = self.0.iter().flat_map(|(name, members)| members.iter().map(move |entry| (name, entry)));
         all.map(|(name, (member, raw))| {
-            let value = if *member == "key" { "***".to_owned() } else { raw.text.clone() };
+            let value = if may_be_shown(member, &raw.text) { raw.text.clone() } else { "***".to_owned() };
             [format!("{SECTION}.{name}.{member}"), value, raw.place.clone()]
         })
         .collect()
@@ -122,7 +122,10 @@ fn settle_one(name: &str, members: &BTreeMap<&'static str, Raw>) -> Result<Accou
         Problem {
             key: format!("{SECTION}.{name}.{member}"),
             place: raw.map_or_else(String::new, |raw| raw.place.clone()),
-            found: members.get(member).filter(|_| found).map(|raw| raw.text.clone()),
+            found: members
+                .get(member)
+                .filter(|raw| found && may_be_shown(member, &raw.text))
+                .map(|raw| raw.text.clone()),
             allowed,
         }
     };
@@ -135,8 +138,14 @@ fn settle_one(name: &str, members: &BTreeMap<&'static str, Raw>) -> Result<Accou
         let allowed = "the name of a storage account: 3 to 24 lower-case letters and digits".to_owned();
         return Err(problem("url", false, allowed));
     }
-    let url =
-        text("url").filter(|url| is_endpoint(url)).ok_or_else(|| problem("url", true, allowed("url")))?;
+    let url = text("url").filter(|url| is_endpoint(url)).ok_or_else(|| {
+        let hint = if text("url").is_some_and(|url| url.contains('?')) {
+            "; what follows `?` is a shared access signature: write it into `key`"
+        } else {
+            ""
+        };
+        problem("url", true, allowed("url") + hint)
+    })?;
     let key = match (text("key"), text("key_file")) {
         (Some(key), None) => key.trim().to_owned(),
         (None, Some(file)) => {
@@ -170,6 +179,16 @@ fn settle_one(name: &str, members: &BTreeMap<&'static str, Raw>) -> Result<Accou
     Ok(AccountOptions { name: name.to_owned(), url: url.trim_end_matches('/').to_owned(), kind })
 }
 
+/// Whether a value has nothing secret in it, wherever its writer put it: a shared access signature is often pasted
+/// together with its URL.
+fn may_be_shown(member: &str, text: &str) -> bool {
+    match member {
+        "key" => false,
+        "url" => !text.contains(['?', '#', '@']),
+        _ => !text.contains("sig="),
+    }
+}
+
 /// A URL without anything secret in it.
 fn is_endpoint(text: &str) -> bool {
     url::Url::parse(text).is_ok_and(|url| {
@@ -188,4 +207,47 @@ fn read_key(file: &Path) -> Result<String, String> {
         return Err("is too large to be a key".to_owned());
     }
     Ok(std::fs::read_to_string(file).map_err(failed)?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(members: &[(&'static str, &str)]) -> Accounts {
+        let mut accounts = Accounts::default();
+        for &(member, text) in members {
+            let raw = Raw { text: text.to_owned(), place: "g.toml:1".to_owned() };
+            accounts.put("letters1", member, raw);
+        }
+        accounts
+    }
+
+    #[test]
+    fn a_signature_is_shown_nowhere_whatever_it_was_written_into() {
+        let signed = "https://l.example/failed?sv=2022&sig=hunter2";
+        for members in [
+            [("url", signed), ("key", "sv=2022&sig=hunter2")],
+            [("url", "https://user:hunter2@l.example"), ("key", "a2V5")],
+            [("url", "not a url?sig=hunter2"), ("key", "a2V5")],
+            [("url", "https://l.example"), ("key_file", "sv=2022&sig=hunter2")],
+            [("url", "https://l.example"), ("kind", "sv=2022&sig=hunter2")],
+        ] {
+            let accounts = account(&members);
+            let mut problems = Vec::new();
+            accounts.settle(&mut problems);
+            assert_eq!(problems.len(), 1, "{members:?}");
+            let shown = format!("{} {:?}", super::super::Report(problems), accounts.in_force());
+            assert!(!shown.contains("hunter2"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_secret_is_shown() {
+        let accounts = account(&[("url", "https://l.example"), ("key", "a2V5"), ("kind", "gcs")]);
+        let shown: Vec<String> = accounts.in_force().into_iter().map(|[_, value, _]| value).collect();
+        assert_eq!(shown, ["***", "gcs", "https://l.example"]);
+        let mut problems = Vec::new();
+        accounts.settle(&mut problems);
+        assert_eq!(problems[0].found.as_deref(), Some("gcs"));
+    }
 }
