@@ -170,8 +170,14 @@ impl Shared {
             preconditions: Preconditions::default(),
         };
         for _ in 0..PLANS_MAX {
-            if let Turn::Done(entry) = self.take_turn(&confirm, None).await? {
-                return Ok(entry);
+            match self.take_turn(&confirm, None).await {
+                Ok(Turn::Done(confirmed)) => return Ok(confirmed),
+                Ok(_) => {}
+                // The change itself is made. Its URL is void, or can be opened again.
+                Err(error) => {
+                    tracing::warn!(%error, "failed to record a consent that came during the change");
+                    return Ok(entry);
+                }
             }
         }
         Ok(entry)

@@ -133,7 +133,10 @@ pub(crate) fn plan(
         .and_then(|entry| entry.facts().subscription()?.webhook.as_ref());
     let handshake = match (&webhook, parent) {
         (Some(webhook), Some(parent)) if !agreed.is_some_and(|agreed| agreed.asks_as(webhook)) => {
-            parent.facts().topic().map(|topic| handshake(&address, webhook, topic.kind))
+            // The keys are no property, but its validation is signed with them as each delivery is.
+            let signing = existing.map(|entry| entry.document.signing.clone()).unwrap_or_default();
+            let webhook = Webhook { signing, ..webhook.clone() };
+            parent.facts().topic().map(|topic| handshake(&address, &webhook, topic.kind))
         }
         _ => None,
     };
