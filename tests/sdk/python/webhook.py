@@ -39,7 +39,7 @@ class Webhook:
             def do_OPTIONS(self):
                 self._note()
                 if self._refuses():
-                    return self._answer(405, b"")
+                    return self._answer(403, b"")
                 self._answer(200, b"", {"WebHook-Allowed-Origin": "*", "Allow": "POST"})
 
             def do_POST(self):
