@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use gridwire_core::dead_letter::StoreTag;
 use gridwire_core::lock_token::LockTokens;
 use gridwire_core::routing::{
     BoxFuture, Consent, DeliveryPort, Handshake, HandshakeError, InstallError, RoutingTable,
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::data_plane;
-use crate::dead_letter::{self, AccountOptions, DeadLetters, Job, Jobs};
+use crate::dead_letter::{self, AccountOptions, DeadLetters, Job, Jobs, Record, StartJobError};
 use crate::deliveries::Deliveries;
 use crate::metrics::{Metrics, Named, merged};
 use crate::push::{Dispatcher, PushOptions};
@@ -106,7 +107,8 @@ impl Broker {
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         let dead_letters = DeadLetters::new(disk, data_dir.join("deadletter"), options.threads)
-            .with_accounts(&options.dead_letter_accounts, &net, &clock);
+            .with_accounts(&options.dead_letter_accounts, &net, &clock)
+            .of_store(StoreTag::of(&token_secret));
         let dispatcher = Dispatcher::new(
             net,
             Arc::clone(&clock),
@@ -255,6 +257,21 @@ impl Broker {
 
     pub(crate) fn jobs(&self) -> &Jobs {
         &self.jobs
+    }
+
+    /// Records a job on dead letters and does it. In a task: were it left to a request whose client hangs up, there
+    /// could be a record of a job that nobody does.
+    pub(crate) async fn start_job(&self, record: Record) -> Result<Arc<Job>, StartJobError> {
+        let me = self.me.upgrade().expect("it is there while it is borrowed");
+        let starting = self.tasks.spawn(async move {
+            let job = me.jobs.add(record).await?;
+            me.run(Arc::clone(&job));
+            Ok::<_, StartJobError>(job)
+        });
+        match starting.await {
+            Ok(started) => started,
+            Err(panicked) => Err(StartJobError::Record(std::io::Error::other(panicked))),
+        }
     }
 
     /// Does a job on dead letters, from where its record says.

@@ -22,6 +22,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use gridwire_core::dead_letter::StoreTag;
 use gridwire_core::routing::DeadLetterDestination;
 use gridwire_outside::{Clock, Disk, Net, OpenMode};
 use tokio::sync::Semaphore;
@@ -48,11 +49,11 @@ const PATH_BYTES_MAX: usize = 1024;
 /// The directory of all dead letters.
 #[derive(Debug)]
 pub(crate) struct DeadLetters {
-    turns: Arc<Semaphore>,
     files: Arc<Files>,
     /// By name; what is not among them is a directory.
     accounts: HashMap<String, Account>,
     /// Off: whoever asks does the writing, so that a simulation stays in one thread.
+    store: StoreTag,
     threads: bool,
 }
 
@@ -60,6 +61,8 @@ pub(crate) struct DeadLetters {
 struct Files {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    /// Turns to write: letters, and records of jobs on them.
+    turns: Arc<Semaphore>,
     /// Names free to be used in [`ASIDE`]. There are as many as writes at a time, so what a crash leaves
     /// behind is bounded and replaced.
     free: Mutex<Vec<usize>>,
@@ -71,13 +74,18 @@ impl DeadLetters {
     /// `dir` is made when the first dead letter is written.
     pub(crate) fn new(disk: Arc<dyn Disk>, dir: PathBuf, threads: bool) -> Self {
         let free = Mutex::new((0..WRITES_MAX).collect());
-        let files = Files { disk, dir, free, durable: Mutex::default() };
-        Self {
-            turns: Arc::new(Semaphore::new(WRITES_MAX)),
-            files: Arc::new(files),
-            accounts: HashMap::new(),
-            threads,
-        }
+        let turns = Arc::new(Semaphore::new(WRITES_MAX));
+        let files = Files { disk, dir, turns, free, durable: Mutex::default() };
+        Self { files: Arc::new(files), accounts: HashMap::new(), store: StoreTag::default(), threads }
+    }
+
+    /// The same, whose letters are told from those of other stores by this.
+    pub(crate) fn of_store(self, store: StoreTag) -> Self {
+        Self { store, ..self }
+    }
+
+    pub(crate) fn store(&self) -> StoreTag {
+        self.store
     }
 
     /// The same, with storage accounts beside the directory.
@@ -129,23 +137,33 @@ impl DeadLetters {
         let path = relative_path(destination, path)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not a path for a dead letter"))?;
         if let Some(account) = self.accounts.get(&destination.account) {
-            // Many can be under way without a thread; how many is the shard's to bound.
+            // It needs no thread; how many are under way is the account's to bound.
             return account.container(&destination.container)?.write(blob, content).await;
         }
-        let turn = Arc::clone(&self.turns).acquire_owned().await.expect("it is never closed");
-        if !self.threads {
-            return self.files.write(&path, &content);
-        }
-        let files = Arc::clone(&self.files);
-        let written = tokio::task::spawn_blocking(move || {
-            let _turn = turn; // Held by the write itself, which goes on when nobody waits for it.
-            files.write(&path, &content)
-        });
-        written.await.map_err(io::Error::other)?
+        Arc::clone(&self.files).write_in_turn(path, content, self.threads).await
     }
 }
 
 impl Files {
+    /// Writes one file when it is its turn.
+    async fn write_in_turn(
+        self: Arc<Self>,
+        path: PathBuf,
+        content: Vec<u8>,
+        threads: bool,
+    ) -> io::Result<()> {
+        let turn = Arc::clone(&self.turns).acquire_owned().await.expect("it is never closed");
+        if !threads {
+            return self.write(&path, &content);
+        }
+        let written = tokio::task::spawn_blocking(move || {
+            let _turn = turn; // Held by the write itself, which goes on when nobody waits for it.
+            self.write(&path, &content)
+        });
+        written.await.map_err(io::Error::other)?
+    }
+
+    /// Only for who has a turn, or is alone.
     fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let slot = self.free.lock().expect("no panic while the names are held").pop();
         // Fewer names than turns are left only after a write that panicked.
@@ -157,21 +175,43 @@ impl Files {
 
     fn write_by(&self, slot: usize, path: &Path, content: &[u8]) -> io::Result<()> {
         let parent = path.parent().unwrap_or(&self.dir);
-        self.make_durable_dir(parent)?;
         let aside_dir = self.dir.join(ASIDE);
-        self.make_durable_dir(&aside_dir)?;
         let aside = aside_dir.join(slot.to_string());
+        match self.write_between(&aside_dir, &aside, parent, path, content) {
+            // Somebody moved one of the two away since we made it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let mut durable = self.durable.lock().expect("no panic while the directories are held");
+                durable.remove(parent);
+                durable.remove(&aside_dir);
+                drop(durable);
+                self.write_between(&aside_dir, &aside, parent, path, content)
+            }
+            done => done,
+        }
+    }
+
+    /// Writes to `aside`, then renames to `path`; each is in the directory before it.
+    fn write_between(
+        &self,
+        aside_dir: &Path,
+        aside: &Path,
+        parent: &Path,
+        path: &Path,
+        content: &[u8],
+    ) -> io::Result<()> {
+        self.make_durable_dir(parent)?;
+        self.make_durable_dir(aside_dir)?;
         // Not written over in place: were it, after a crash, also the name of a finished dead letter, that
         // one would be lost.
-        match self.disk.remove(&aside) {
+        match self.disk.remove(aside) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let file = self.disk.open(&aside, OpenMode::New)?;
+        let file = self.disk.open(aside, OpenMode::New)?;
         file.write_at(content, 0)?;
         file.sync_data()?;
         drop(file);
-        self.disk.rename(&aside, path)?;
+        self.disk.rename(aside, path)?;
         self.disk.sync_dir(parent)
     }
 

@@ -9,6 +9,6 @@ mod key;
 mod read;
 mod select;
 
-pub use key::{Hour, LetterGuid, LetterKey};
+pub use key::{Hour, LetterGuid, LetterKey, StoreTag};
 pub use read::{Letter, Story, read};
 pub use select::{ReasonFilter, Selection};

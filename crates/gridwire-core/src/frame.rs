@@ -199,8 +199,12 @@ mod tests {
         }
 
         let event = Event::decode(b"\x01\x011\x01t\x01s\x00").expect("an event");
-        let letter =
-            LetterKey::of(SubscriptionNumber(7), Offset(9), Timestamp::from_millis(1_795_465_178_054));
+        let letter = LetterKey::of(
+            crate::dead_letter::StoreTag::default(),
+            SubscriptionNumber(7),
+            Offset(9),
+            Timestamp::from_millis(1_795_465_178_054),
+        );
         let draft = FrameDraft::redriven(TopicNumber(3), Slot(5), &event, letter);
         let frame = view(&draft.body);
         assert_eq!(frame.redriven(), Some(letter));

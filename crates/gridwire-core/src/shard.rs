@@ -125,6 +125,12 @@ pub enum Input<'a> {
         offset: Offset,
         id: Option<u64>,
     },
+    /// The event was not sent with its request, for which it was too large. `id` is that of the attempt.
+    NotSent {
+        subscription: SubscriptionNumber,
+        offset: Offset,
+        id: u64,
+    },
     DeadLetterWritten {
         subscription: SubscriptionNumber,
         offset: Offset,
@@ -448,6 +454,11 @@ impl Shard {
             Input::Unread { subscription, offset, id } => {
                 let Some((queue, _)) = self.queue(subscription) else { return };
                 queue.unread(offset, id, now, out);
+                subscription
+            }
+            Input::NotSent { subscription, offset, id } => {
+                let Some((queue, _)) = self.queue(subscription) else { return };
+                queue.not_sent(offset, id, now, out);
                 subscription
             }
             Input::DeadLetterWritten { subscription, offset } => {

@@ -177,7 +177,13 @@ pub(crate) const KEYS: &[Key] = &[
         "a URL such as https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token",
         "Where bearer tokens for protected webhooks are issued; {tenant} stands for the destination's tenant.",
     ),
-    key("delivery.token_client_id", None, "", "a text", "Who asks for those tokens."),
+    key(
+        "delivery.token_client_id",
+        None,
+        "",
+        "a text",
+        "Who asks for those tokens. Whoever manages subscriptions can have its tokens sent to any endpoint: give it few rights.",
+    ),
     Key {
         name: "delivery.token_client_secret",
         flag: None,

@@ -438,7 +438,7 @@ impl Walk<'_> {
 async fn show(found: &Found, id: &str) -> Result<Response, ApiError> {
     let missing = || ApiError::new(ErrorCode::NotFound, "The dead letter was not found.");
     let key: LetterKey = id.parse().map_err(|error| invalid(format!("The id is {error}.")))?;
-    if key.guid.subscription() != found.route.number {
+    if !found.shelf.owns(key) {
         return Err(missing());
     }
     for state in [LetterState::Waiting, LetterState::Redriven] {
@@ -488,7 +488,7 @@ async fn start(broker: &Broker, found: &Found, kind: Kind, order: Order) -> Resu
         unusable: 0,
         problem: None,
     };
-    let job = broker.jobs().add(record).await.map_err(|error| match error {
+    let job = broker.start_job(record).await.map_err(|error| match error {
         StartJobError::Busy { id } => ApiError::new(
             ErrorCode::Conflict,
             format!("The job {id} still runs on the dead letters of this event subscription."),
@@ -499,7 +499,6 @@ async fn start(broker: &Broker, found: &Found, kind: Kind, order: Order) -> Resu
         }
         StartJobError::Record(error) => unreadable(&error),
     })?;
-    broker.run(Arc::clone(&job));
     Ok(json_response(StatusCode::ACCEPTED, &job.to_json()))
 }
 

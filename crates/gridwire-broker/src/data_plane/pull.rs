@@ -218,11 +218,13 @@ async fn received(
     let newest = offsets.last().map_or(0, |offset| offset.0);
     let mut unsent = Unsent::new(shards, route.topic, route.number, events);
     let behind = outside.log.end(route.topic).0.saturating_sub(newest) > limits::READY_MAX as u64;
-    let _turn = if behind { broker.turn_of_those_behind().await } else { None };
+    let turn = if behind { broker.turn_of_those_behind().await } else { None };
     let fetched = match outside.log.fetch(route.topic, offsets).await {
         Ok(fetched) => fetched,
         Err(error) => {
             tracing::error!(%error, subscription = route.name, "failed to read events for a receiver");
+            // A shard may make us wait.
+            drop(turn);
             // Not a release, which would count as a delivery.
             for LeasedEvent { offset, nonce, .. } in events.iter().copied() {
                 let command = Command::Unread { subscription: route.number, offset, nonce };
@@ -239,6 +241,7 @@ async fn received(
     let mut out = Vec::with_capacity(bytes + 16);
     out.extend_from_slice(b"{\"value\":[");
     let mut delivered = Vec::with_capacity(events.len());
+    let mut unreadable = Vec::new();
     let time = outside.clock.now();
     for leased in events {
         let event = fetched
@@ -246,10 +249,7 @@ async fn received(
             .ok()
             .and_then(|place| Event::decode(&fetched[place].event));
         let Some(event) = event else {
-            // No longer retained, or damaged: it cannot be delivered any more.
-            let (subscription, offset, nonce) = (route.number, leased.offset, leased.nonce);
-            let command = Command::Unreadable { subscription, offset, nonce };
-            shards.send(route.topic, command).await;
+            unreadable.push(*leased);
             continue;
         };
         if !delivered.is_empty() {
@@ -274,6 +274,12 @@ async fn received(
         });
     }
     out.extend_from_slice(b"]}");
+    drop(turn);
+    // No longer retained, or damaged: they cannot be delivered any more.
+    for LeasedEvent { offset, nonce, .. } in unreadable {
+        let command = Command::Unreadable { subscription: route.number, offset, nonce };
+        shards.send(route.topic, command).await;
+    }
     unsent.tokens.clear();
     counters.received(delivered.len() as u64);
     outside.deliveries.extend(delivered);

@@ -20,6 +20,7 @@ use std::time::Duration;
 use gridwire_core::dead_letter::{self, LetterKey};
 use gridwire_core::frame::FrameDraft;
 use gridwire_core::routing::{RoutingTable, SubscriptionRoute, TopicRoute};
+use gridwire_outside::Clock;
 use gridwire_store::{AppendError, Log, ReadError};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::jobs::Job;
 use super::record::{JobState, Kind, Record};
 use super::shelf::{LetterState, Shelf};
+use super::{Container, DeadLetters};
 use crate::broker::Broker;
 
 /// Keys looked up at once.
@@ -97,17 +99,12 @@ struct Run {
 
 /// Does `job` from where its record says, until it ends or the broker stops.
 pub(crate) async fn run(broker: Arc<Broker>, job: Arc<Job>, stop: CancellationToken) {
+    let outside = broker.outside();
+    let Some(container) = reach(&outside.dead_letters, &*outside.clock, &job, &stop).await else { return };
     let record = job.record();
-    let letters = &broker.outside().dead_letters;
-    let Some(container) = letters.container(&record.destination) else {
-        // Only the configuration of its account can have made this so; the next start may mend it.
-        let problem = "the place of the letters cannot be used; see the configuration of its account";
-        tracing::error!(job = record.id, account = record.destination.account, problem);
-        *job.trouble.lock().expect("no panic while it is held") = Some(problem.to_owned());
-        return;
-    };
-    let shelf = Shelf::new(container, record.prefix.clone(), record.subscription);
-    let now = broker.outside().clock.monotonic();
+    let shelf =
+        Shelf::new(container, record.prefix.clone(), outside.dead_letters.store(), record.subscription);
+    let now = outside.clock.monotonic();
     let mut run = Run {
         broker,
         job,
@@ -141,6 +138,7 @@ pub(crate) async fn run(broker: Arc<Broker>, job: Arc<Job>, stop: CancellationTo
             Err(trouble) => {
                 tracing::warn!(job = run.record.id, %trouble, "a job on dead letters does not get on; it will be tried again");
                 run.trouble(Some(trouble.to_string()));
+                run.let_go().await;
                 run.pause(PAUSES[failures.min(PAUSES.len() - 1)]).await;
                 failures += 1;
                 continue;
@@ -152,16 +150,77 @@ pub(crate) async fn run(broker: Arc<Broker>, job: Arc<Job>, stop: CancellationTo
     }
 }
 
+/// The container of a job's letters. `None` when the broker stops, or the job was cancelled, before there was one.
+async fn reach(
+    letters: &DeadLetters,
+    clock: &dyn Clock,
+    job: &Job,
+    stop: &CancellationToken,
+) -> Option<Container> {
+    let mut failures = 0;
+    loop {
+        let mut record = job.record();
+        if let Some(container) = letters.container(&record.destination) {
+            job.set_trouble(None);
+            return Some(container);
+        }
+        // Only the configuration of its account can have made this so; a later start may mend it.
+        let problem = "the place of the letters cannot be used; see the configuration of its account";
+        if failures == 0 {
+            tracing::error!(job = record.id, account = record.destination.account, problem);
+        }
+        job.set_trouble(Some(problem.to_owned()));
+        if stop.is_cancelled() {
+            return None;
+        }
+        if job.cancel.is_cancelled() {
+            // What it put back before it was cut off may lack its marks, which cannot be made. Who cancels is told.
+            record.state = JobState::Cancelled;
+            record.ended = Some(clock.now());
+            record.problem = Some(problem.to_owned());
+            match job.save(&record).await {
+                Ok(()) => {
+                    job.set_trouble(None);
+                    tracing::warn!(id = record.id, problem, "a job on dead letters was cancelled");
+                    return None;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, job = record.id, "failed to record the end of a job on dead letters");
+                }
+            }
+        }
+        pause(clock, PAUSES[failures.min(PAUSES.len() - 1)], stop, &job.cancel).await;
+        failures += 1;
+    }
+}
+
+/// Waits, unless the broker stops or the job is cancelled in the meantime.
+async fn pause(clock: &dyn Clock, wait: Duration, stop: &CancellationToken, cancel: &CancellationToken) {
+    // One that was cancelled before and does not get to its end waits like any other: it would spin.
+    let cancelled = cancel.is_cancelled();
+    tokio::select! {
+        () = clock.sleep(wait) => {}
+        () = stop.cancelled() => {}
+        () = cancel.cancelled(), if !cancelled => {}
+    }
+}
+
 impl Run {
     fn trouble(&self, text: Option<String>) {
-        *self.job.trouble.lock().expect("no panic while it is held") = text;
+        self.job.set_trouble(text);
     }
 
     async fn pause(&self, wait: Duration) {
-        tokio::select! {
-            () = self.broker.outside().clock.sleep(wait) => {}
-            () = self.stop.cancelled() => {}
-            () = self.job.cancel.cancelled() => {}
+        pause(&*self.broker.outside().clock, wait, &self.stop, &self.job.cancel).await;
+    }
+
+    /// While it does not get on: lets the log go as far as it can, or trouble of days would keep every segment.
+    async fn let_go(&mut self) {
+        if self.cut_off || !self.unmarked.is_empty() {
+            return;
+        }
+        if let Err(error) = self.save().await {
+            tracing::warn!(%error, job = self.record.id, "failed to record how far a job on dead letters has come");
         }
     }
 
@@ -175,6 +234,7 @@ impl Run {
         match self.save().await {
             Ok(()) => {
                 if let Some(state) = state {
+                    self.trouble(None);
                     let Record { id, resource, taken, unusable, .. } = &self.record;
                     tracing::info!(id, resource, taken, unusable, ?state, "a job on dead letters ended");
                 }
@@ -270,7 +330,7 @@ impl Run {
             next = last.lsn.next();
             let own = frames.iter().filter(|frame| frame.topic == route.topic && frame.lsn < end);
             let letters = own.filter_map(|frame| frame.view().redriven());
-            found.extend(letters.filter(|key| key.guid.subscription() == route.number));
+            found.extend(letters.filter(|key| self.shelf.owns(*key)));
         }
         if !found.is_empty() {
             tracing::info!(
@@ -425,5 +485,68 @@ impl Run {
         self.record.taken += count;
         self.broker.outside().metrics.dead_letters_purged.fetch_add(count, Ordering::Relaxed);
         Ok(done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt;
+    use gridwire_core::time::Timestamp;
+    use gridwire_outside::system::SystemNet;
+    use gridwire_outside::{ManualClock, Net};
+
+    use super::super::tests::{new_disk, record};
+    use super::super::{AccountKind, AccountOptions};
+    use super::*;
+
+    fn new_clock() -> ManualClock {
+        ManualClock::new(Timestamp::from_millis(1))
+    }
+
+    #[test]
+    fn a_cancellation_cuts_one_pause_short_and_not_the_next() {
+        let (clock, wait) = (new_clock(), Duration::from_secs(1));
+        let (stop, cancel) = (CancellationToken::new(), CancellationToken::new());
+        let mut first = pin!(pause(&clock, wait, &stop, &cancel));
+        assert!(first.as_mut().now_or_never().is_none());
+        cancel.cancel();
+        assert!(first.as_mut().now_or_never().is_some());
+        let mut second = pin!(pause(&clock, wait, &stop, &cancel));
+        assert!(second.as_mut().now_or_never().is_none(), "it would spin");
+        clock.advance(wait);
+        assert!(second.as_mut().now_or_never().is_some());
+        stop.cancel();
+        assert!(pause(&clock, wait, &stop, &cancel).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_job_whose_letters_are_out_of_reach_says_so_and_can_be_cancelled() {
+        let clock: Arc<dyn Clock> = Arc::new(new_clock());
+        let net: Arc<dyn Net> = Arc::new(SystemNet);
+        let account = AccountOptions {
+            name: "store".to_owned(),
+            url: "https://store.example".to_owned(),
+            kind: AccountKind::AzureSas("no signature".to_owned()),
+        };
+        let letters = DeadLetters::new(Arc::new(new_disk()), "/data/deadletter".into(), false).with_accounts(
+            &[account],
+            &net,
+            &clock,
+        );
+        let jobs = letters.jobs();
+        let job = jobs.add(record("a", 1)).await.expect("recorded");
+        let stop = CancellationToken::new();
+        let mut reaching = pin!(reach(&letters, &*clock, &job, &stop));
+        assert!(reaching.as_mut().now_or_never().is_none());
+        assert!(job.to_json()["waitingFor"].is_string());
+        job.cancel();
+        assert!(reaching.await.is_none());
+        let ended = job.record();
+        assert_eq!(ended.state, JobState::Cancelled);
+        assert!(ended.ended.is_some() && ended.problem.is_some());
+        assert!(jobs.running().is_empty());
+        assert!(letters.jobs().running().is_empty(), "nor after the next start");
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use gridwire_core::ids::Lsn;
+use gridwire_core::ids::{Lsn, SubscriptionNumber};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +50,7 @@ pub(crate) struct Job {
     checkpoint: AtomicU64,
     pub(super) cancel: CancellationToken,
     /// Why it does not get on right now.
-    pub(super) trouble: Mutex<Option<String>>,
+    trouble: Mutex<Option<String>>,
     files: Arc<Files>,
     threads: bool,
 }
@@ -79,6 +79,11 @@ impl Job {
         value
     }
 
+    /// Says why it does not get on right now; `None` when it does.
+    pub(super) fn set_trouble(&self, text: Option<String>) {
+        *self.trouble.lock().expect("no panic while it is held") = text;
+    }
+
     /// Asks it to end. It does so when what it has put back is marked.
     pub(crate) fn cancel(&self) {
         self.cancel.cancel();
@@ -96,7 +101,7 @@ impl Job {
 impl Jobs {
     /// Reads every record. One that cannot be read is left alone, and said.
     pub(super) fn read(files: Arc<Files>, threads: bool) -> Self {
-        let mut table = BTreeMap::new();
+        let mut records = BTreeMap::new();
         let dir = files.dir.join(DIRECTORY);
         for name in files.disk.list(&dir).unwrap_or_default() {
             let content = files.read(&dir.join(&name)).ok().flatten();
@@ -108,13 +113,19 @@ impl Jobs {
                 );
                 continue;
             };
-            let key = (record.created.as_millis(), record.id.clone());
-            table.insert(key, Job::new(record, &files, threads));
+            records.insert((record.created.as_millis(), record.id.clone()), record);
         }
+        keep_the_oldest(&files, &mut records);
+        let jobs = records.into_iter().map(|(key, record)| (key, Job::new(record, &files, threads)));
+        let table = jobs.collect();
         Self { files, threads, table: Mutex::new(table), starting: tokio::sync::Mutex::default() }
     }
 
     /// Records a job, from which moment on it will be done, whatever happens. The caller runs it.
+    ///
+    /// # Cancel safety
+    ///
+    /// None: dropped, it may leave a record that is taken up only after the next start.
     pub(crate) async fn add(&self, record: Record) -> Result<Arc<Job>, StartJobError> {
         let _one_at_a_time = self.starting.lock().await;
         let running = self.running();
@@ -126,7 +137,11 @@ impl Jobs {
         if RUNNING_MAX <= running.len() {
             return Err(StartJobError::TooMany);
         }
-        write(&self.files, self.threads, &record).await.map_err(StartJobError::Record)?;
+        if let Err(error) = write(&self.files, self.threads, &record).await {
+            // It may be there all the same, and who asked was told that the job does not run.
+            let _ = self.remove(&record.id).await;
+            return Err(StartJobError::Record(error));
+        }
         let key = (record.created.as_millis(), record.id.clone());
         let job = Job::new(record, &self.files, self.threads);
         self.table().insert(key, Arc::clone(&job));
@@ -166,11 +181,47 @@ impl Jobs {
             ended.map(|(key, _)| key.clone()).collect()
         };
         for key in ended.iter().take(ended.len().saturating_sub(ENDED_MAX)) {
-            let path = self.files.dir.join(record_path(&key.1));
-            let files = Arc::clone(&self.files);
             // One that stays is read again at the next start, and goes then.
-            let _ = blocking(self.threads, move || files.disk.remove(&path)).await;
+            let _ = self.remove(&key.1).await;
             self.table().remove(key);
+        }
+    }
+
+    async fn remove(&self, id: &str) -> io::Result<()> {
+        let path = self.files.dir.join(record_path(id));
+        let files = Arc::clone(&self.files);
+        blocking(self.threads, move || files.disk.remove(&path)).await
+    }
+}
+
+/// Of several records that say they run on the letters of one subscription the oldest is right: the others were
+/// never said to run, or not by an answer that anybody got. They have failed; when is not known.
+fn keep_the_oldest(files: &Files, records: &mut BTreeMap<(u64, String), Record>) {
+    let mut oldest: BTreeMap<SubscriptionNumber, (String, Lsn)> = BTreeMap::new();
+    for record in records.values().filter(|record| record.state == JobState::Running) {
+        let kept = oldest.entry(record.subscription);
+        let (_, checkpoint) = kept.or_insert_with(|| (record.id.clone(), record.checkpoint));
+        *checkpoint = record.checkpoint.min(*checkpoint);
+    }
+    for record in records.values_mut().filter(|record| record.state == JobState::Running) {
+        let (id, checkpoint) = &oldest[&record.subscription];
+        if record.id != *id {
+            record.state = JobState::Failed;
+            record.problem = Some(format!("the job {id} ran on the dead letters of this subscription"));
+            tracing::warn!(
+                job = record.id,
+                other = id,
+                "one of two jobs on the same dead letters is given up"
+            );
+        } else if *checkpoint < record.checkpoint {
+            // Whatever another has put back all the same is found from there on.
+            record.checkpoint = *checkpoint;
+        } else {
+            continue;
+        }
+        // The oldest comes first. If that fails, the next start does it again.
+        if let Err(error) = files.write(&record_path(&record.id), record.to_json().to_string().as_bytes()) {
+            tracing::warn!(%error, job = record.id, "failed to record what becomes of a job on dead letters");
         }
     }
 }
@@ -180,9 +231,8 @@ fn record_path(id: &str) -> PathBuf {
 }
 
 async fn write(files: &Arc<Files>, threads: bool, record: &Record) -> io::Result<()> {
-    let (files, path) = (Arc::clone(files), record_path(&record.id));
-    let content = record.to_json().to_string();
-    blocking(threads, move || files.write(&path, content.as_bytes())).await
+    let content = record.to_json().to_string().into_bytes();
+    Arc::clone(files).write_in_turn(record_path(&record.id), content, threads).await
 }
 
 async fn blocking(threads: bool, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
@@ -190,4 +240,75 @@ async fn blocking(threads: bool, work: impl FnOnce() -> io::Result<()> + Send + 
         return work();
     }
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt;
+    use gridwire_core::time::Timestamp;
+    use gridwire_outside::memory::Call;
+
+    use super::super::tests::{new_disk, record};
+    use super::super::{DeadLetters, WRITES_MAX};
+    use super::*;
+
+    fn on(disk: &gridwire_outside::MemoryDisk) -> DeadLetters {
+        DeadLetters::new(Arc::new(disk.clone()), "/data/deadletter".into(), false)
+    }
+
+    #[tokio::test]
+    async fn records_take_turns_with_letters() {
+        let letters = on(&new_disk());
+        let jobs = letters.jobs();
+        let max = u32::try_from(WRITES_MAX).expect("few");
+        let turns = letters.files.turns.try_acquire_many(max).expect("nobody writes");
+        let names = std::mem::take(&mut *letters.files.free.lock().expect("no panic"));
+        let mut adding = pin!(jobs.add(record("a", 1)));
+        assert!(adding.as_mut().now_or_never().is_none(), "letters are being written");
+        *letters.files.free.lock().expect("no panic") = names;
+        drop(turns);
+        adding.await.expect("recorded");
+    }
+
+    #[tokio::test]
+    async fn a_job_that_could_not_be_recorded_does_not_run_after_the_next_start() {
+        let mut n = 0;
+        loop {
+            n += 1;
+            let disk = new_disk();
+            let jobs = on(&disk).jobs();
+            disk.fail_nth(Call::SyncDir, n, io::ErrorKind::Other, false);
+            let added = jobs.add(record("a", 1)).await.is_ok();
+            disk.heal();
+            assert_eq!(jobs.running().len(), usize::from(added), "call {n}");
+            assert_eq!(on(&disk).jobs().running().len(), usize::from(added), "call {n}");
+            if added {
+                return;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn of_several_jobs_on_the_same_letters_the_oldest_goes_on() {
+        let disk = new_disk();
+        let files = on(&disk).files;
+        for (id, subscription, created, checkpoint) in [("c", 1, 1, 9), ("b", 1, 2, 8), ("a", 2, 3, 7)] {
+            let mut record = record(id, subscription);
+            record.created = Timestamp::from_millis(created);
+            record.checkpoint = Lsn(checkpoint);
+            write(&files, false, &record).await.expect("recorded");
+        }
+        for _ in 0..2 {
+            let jobs = on(&disk).jobs();
+            let running: Vec<String> = jobs.running().iter().map(|job| job.record().id).collect();
+            assert_eq!(running, ["c", "a"]);
+            let failed = jobs.get("b").expect("there").record();
+            assert_eq!(failed.state, JobState::Failed);
+            assert!(failed.problem.is_some_and(|problem| problem.contains("job c")));
+        }
+        let first = on(&disk).jobs().get("c").expect("there").record();
+        assert_eq!(first.checkpoint, Lsn(8), "it finds what the other put back");
+    }
 }

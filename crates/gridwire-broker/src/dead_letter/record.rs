@@ -170,7 +170,12 @@ mod tests {
             created: time,
             state: JobState::Running,
             ended: None,
-            cursor: Some(LetterKey::of(subscription, Offset(1), time)),
+            cursor: Some(LetterKey::of(
+                gridwire_core::dead_letter::StoreTag::default(),
+                subscription,
+                Offset(1),
+                time,
+            )),
             checkpoint: Lsn(12),
             taken: 3,
             unusable: 1,

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use gridwire_core::dead_letter::{Hour, LetterGuid, LetterKey, Selection};
+use gridwire_core::dead_letter::{Hour, LetterGuid, LetterKey, Selection, StoreTag};
 use gridwire_core::ids::SubscriptionNumber;
 use gridwire_core::render::{DeadLetterPlace, dead_letter_prefix};
 use gridwire_core::routing::SubscriptionRoute;
@@ -34,6 +34,7 @@ impl LetterState {
 pub(crate) struct Shelf {
     pub(crate) container: Container,
     prefix: String,
+    store: StoreTag,
     subscription: SubscriptionNumber,
 }
 
@@ -47,11 +48,21 @@ impl Shelf {
             topic: &route.topic_name,
             subscription: &route.name,
         };
-        Some(Self::new(container, dead_letter_prefix(&place), route.number))
+        Some(Self::new(container, dead_letter_prefix(&place), letters.store(), route.number))
     }
 
-    pub(crate) fn new(container: Container, prefix: String, subscription: SubscriptionNumber) -> Self {
-        Self { container, prefix, subscription }
+    pub(crate) fn new(
+        container: Container,
+        prefix: String,
+        store: StoreTag,
+        subscription: SubscriptionNumber,
+    ) -> Self {
+        Self { container, prefix, store, subscription }
+    }
+
+    /// Whether a letter on it is of its subscription.
+    pub(crate) fn owns(&self, key: LetterKey) -> bool {
+        key.guid.is_of(self.store, self.subscription)
     }
 
     pub(crate) fn prefix(&self) -> &str {
@@ -82,7 +93,7 @@ impl Shelf {
                 break; // Hours ascend, so the end of the selection is behind us.
             }
             let names = Names {
-                prefix: LetterGuid::prefix(self.subscription),
+                prefix: LetterGuid::prefix(self.store, self.subscription),
                 suffix: state.suffix(),
                 after: after
                     .filter(|after| after.hour == hour)

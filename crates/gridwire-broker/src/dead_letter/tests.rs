@@ -4,12 +4,15 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use gridwire_core::dead_letter::Selection;
+use gridwire_core::ids::{Lsn, SubscriptionNumber};
 use gridwire_core::routing::DeadLetterDestination;
+use gridwire_core::time::Timestamp;
 use gridwire_outside::memory::{Call, MemoryDisk};
 use gridwire_outside::system::SystemDisk;
 use gridwire_outside::{Disk, OpenMode};
 
-use super::DeadLetters;
+use super::{DeadLetters, JobState, Kind, Record};
 
 const PATH: &str = "BILLING/2026/11/22/21/guid.json";
 const WHOLE: &str = "/data/deadletter/store/failed/BILLING/2026/11/22/21/guid.json";
@@ -26,8 +29,29 @@ async fn write(letters: &DeadLetters, path: &str, content: &str) -> io::Result<(
     letters.write(&destination("store", "failed"), path, content.into()).await
 }
 
+/// The record of a job that runs.
+pub(super) fn record(id: &str, subscription: u32) -> Record {
+    Record {
+        id: id.to_owned(),
+        kind: Kind::Redrive { rate: 100 },
+        subscription: SubscriptionNumber(subscription),
+        resource: "/subscriptions/s".to_owned(),
+        destination: destination("store", "failed"),
+        prefix: "BILLING".to_owned(),
+        selection: Selection::default(),
+        created: Timestamp::from_millis(1_795_465_178_054),
+        state: JobState::Running,
+        ended: None,
+        cursor: None,
+        checkpoint: Lsn(12),
+        taken: 0,
+        unusable: 0,
+        problem: None,
+    }
+}
+
 /// A disk with the data directory that a log has made.
-fn new_disk() -> MemoryDisk {
+pub(super) fn new_disk() -> MemoryDisk {
     let disk = MemoryDisk::new();
     disk.create_dir_all(Path::new("/data")).expect("it is made");
     disk.sync_dir(Path::new("/")).expect("it is synced");
@@ -90,6 +114,22 @@ async fn writing_again_changes_nothing_but_the_content() {
     let dir = Path::new(WHOLE).parent().expect("a directory");
     assert_eq!(disk.list(dir).expect("there"), ["guid.json"]);
     assert!(disk.list(Path::new("/data/deadletter/.partial")).expect("there").is_empty());
+}
+
+#[tokio::test]
+async fn a_directory_that_somebody_moved_away_is_made_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let root = directory.path().join("deadletter");
+    let letters = DeadLetters::new(Arc::new(SystemDisk), root.clone(), true);
+    write(&letters, "A/0.json", "content").await.expect("written");
+    let moves = [root.join("store"), root.join(".partial"), root.clone()];
+    for (number, moved) in moves.iter().enumerate() {
+        std::fs::rename(moved, directory.path().join(format!("away-{number}"))).expect("moved");
+        let path = format!("A/{number}-again.json");
+        write(&letters, &path, "content").await.expect("written");
+        let content = std::fs::read(root.join("store/failed").join(&path)).expect("there");
+        assert_eq!(content, b"content", "{} was moved", moved.display());
+    }
 }
 
 #[tokio::test]

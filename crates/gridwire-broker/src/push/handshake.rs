@@ -195,11 +195,11 @@ impl Handshakes {
         mut request: Outgoing,
         audience: Option<&TokenAudience>,
     ) -> Result<Answer, Outcome> {
-        let mut deadline = self.client.deadline();
         if let Some(audience) = audience {
-            let bearer = self.tokens.bearer(audience, &mut deadline).await?;
+            let bearer = self.tokens.bearer(audience).await?;
             request.headers_mut().insert(AUTHORIZATION, bearer);
         }
+        let mut deadline = self.client.deadline();
         let lookups = Semaphore::new(1);
         let mut connection = self.client.connect(&endpoint.key, &lookups, &mut deadline).await?;
         let sent = deadline.race(connection.send(request)).await.ok_or(Outcome::TimedOut)?;

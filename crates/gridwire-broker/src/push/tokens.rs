@@ -21,8 +21,11 @@ use super::client::{BodyEnd, Client, Deadline};
 use super::endpoint::Endpoint;
 use super::{PushOptions, TokenIssuer, request};
 
-/// How long a fetch that failed stands for the next ones.
-const FAILURE_HOLDS: Duration = Duration::from_secs(5);
+/// How long an issuer has for its answer, all in all. Whoever waits for it keeps a connection of an endpoint from
+/// deliveries that need no token.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a fetch that failed stands for the next ones: longer than one takes to fail.
+const FAILURE_HOLDS: Duration = Duration::from_secs(10);
 /// How long a token is used of which the issuer does not say how long it is good.
 const UNSAID_LIFE: Duration = Duration::from_secs(300);
 /// A token is renewed this long before its end, or a fifth of its life before, whichever is shorter.
@@ -65,11 +68,8 @@ impl Tokens {
     }
 
     /// The value of `Authorization` for an audience.
-    pub(crate) async fn bearer(
-        &self,
-        audience: &TokenAudience,
-        deadline: &mut Deadline<'_>,
-    ) -> Result<HeaderValue, Outcome> {
+    pub(crate) async fn bearer(&self, audience: &TokenAudience) -> Result<HeaderValue, Outcome> {
+        let deadline = &mut Deadline::after(&*self.clock, PATIENCE);
         let slot = self.slot(audience);
         let mut held = deadline.race(slot.lock()).await.ok_or(Outcome::NoToken)?;
         let now = self.clock.now();
@@ -98,12 +98,8 @@ impl Tokens {
     }
 
     /// An endpoint refused this token. `true` when it makes sense to get another.
-    pub(crate) async fn refuse(
-        &self,
-        audience: &TokenAudience,
-        refused: &HeaderValue,
-        deadline: &mut Deadline<'_>,
-    ) -> bool {
+    pub(crate) async fn refuse(&self, audience: &TokenAudience, refused: &HeaderValue) -> bool {
+        let deadline = &mut Deadline::after(&*self.clock, PATIENCE);
         let slot = self.slot(audience);
         let Some(mut held) = deadline.race(slot.lock()).await else { return false };
         match &*held {

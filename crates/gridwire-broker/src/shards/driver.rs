@@ -135,6 +135,8 @@ pub(super) struct Driver {
     snapshots: Vec<oneshot::Sender<Vec<SnapshotPart>>>,
     /// Answered when their time has come, after a group is recorded. Their askers are few, and wait.
     outlooks: Vec<OutlookAsked>,
+    /// Begins the next group, see [`Driver::gather`].
+    postponed: Option<Command>,
     out: Output,
 }
 
@@ -165,6 +167,7 @@ impl Driver {
             acknowledgements: Vec::new(),
             snapshots: Vec::new(),
             outlooks: Vec::new(),
+            postponed: None,
             out: Output::default(),
         }
     }
@@ -173,7 +176,10 @@ impl Driver {
         let clock = Arc::clone(&self.outside.clock);
         loop {
             let due = self.shard.next_due();
-            tokio::select! {
+            if let Some(command) = self.postponed.take() {
+                self.command(command);
+            } else {
+                tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.drain().await,
                 Some(finished) = self.finished.recv() => self.attempted(&finished),
@@ -181,6 +187,7 @@ impl Driver {
                 Some(done) = self.work.join_next(), if !self.work.is_empty() => self.worked(done),
                 Some(frames) = self.frames.recv() => self.frames(&frames),
                 () = clock.sleep_until(due), if due != Timestamp::MAX => self.input(Input::Tick),
+                }
             }
             // Whoever is about to send something does so now: a larger group costs one record all the same.
             tokio::task::yield_now().await;
@@ -225,14 +232,25 @@ impl Driver {
 
     /// Takes what else is there already, so that one record serves it all. Every source gets its turn.
     fn gather(&mut self) {
-        for _ in 0..GROUP_INPUTS_MAX {
+        let mut inputs = 0;
+        while inputs < GROUP_INPUTS_MAX {
+            inputs += 1;
             let mut idle = true;
             if let Ok(finished) = self.finished.try_recv() {
+                // Each event of a batch is an input.
+                inputs += finished.key.offsets.len() - 1;
                 self.attempted(&finished);
                 idle = false;
             }
-            if let Ok(command) = self.commands.try_recv() {
-                self.command(command);
+            if self.postponed.is_none()
+                && let Ok(command) = self.commands.try_recv()
+            {
+                // What this group has decided to send goes where its subscription pointed when that was decided.
+                if matches!(command, Command::Subscribe { .. }) && !self.out.effects.is_empty() {
+                    self.postponed = Some(command);
+                } else {
+                    self.command(command);
+                }
                 idle = false;
             }
             if let Some(done) = self.work.try_join_next() {
@@ -366,7 +384,10 @@ impl Driver {
                 self.input(Input::Scanned { subscription, from, matches: &positions, lost: &lost, next });
             }
             Done::ScanFailed { subscription } => self.input(Input::ScanFailed { subscription }),
-            Done::Unstarted { subscription, gone, unread } => {
+            Done::Unstarted { subscription, gone, unread, not_sent } => {
+                for Attempting { offset, id, .. } in not_sent {
+                    self.input(Input::NotSent { subscription, offset, id });
+                }
                 for Attempting { offset, id, .. } in gone {
                     self.input(Input::Unreadable { subscription, offset, id: Some(id) });
                 }

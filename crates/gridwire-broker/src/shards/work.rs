@@ -70,11 +70,13 @@ pub(super) enum Done {
     ScanFailed {
         subscription: SubscriptionNumber,
     },
-    /// Attempts that did not start: their events are no longer there, or could not be read just now.
+    /// Attempts that did not start: their events are no longer there, could not be read just now, or had no place in
+    /// their request.
     Unstarted {
         subscription: SubscriptionNumber,
         gone: Vec<Attempting>,
         unread: Vec<Attempting>,
+        not_sent: Vec<Attempting>,
     },
     /// The event of a dead letter is no longer there.
     LetterGone {
@@ -149,10 +151,15 @@ impl Outside {
                 // What is lost is left out of an answer; an error says nothing of any of them.
                 tracing::error!(%error, %subscription, "failed to read events for delivery");
                 self.clock.sleep(READ_RETRY).await;
-                return Done::Unstarted { subscription, gone: Vec::new(), unread: attempts };
+                return Done::Unstarted {
+                    subscription,
+                    gone: Vec::new(),
+                    unread: attempts,
+                    not_sent: Vec::new(),
+                };
             }
         };
-        let mut gone = Vec::new();
+        let (mut gone, mut not_sent) = (Vec::new(), Vec::new());
         // Events of one request follow each other.
         for together in attempts.chunk_by(|left, right| left.id == right.id) {
             let mut found = Vec::with_capacity(together.len());
@@ -175,23 +182,24 @@ impl Outside {
                     None => gone.push(*attempt),
                 }
             }
-            self.start_requests(&route, webhook, &found, &events, &finished);
+            not_sent.extend(self.start_request(&route, webhook, &found, &events, &finished));
         }
-        if gone.is_empty() {
+        if gone.is_empty() && not_sent.is_empty() {
             return Done::Nothing;
         }
-        Done::Unstarted { subscription, gone, unread: Vec::new() }
+        Done::Unstarted { subscription, gone, unread: Vec::new(), not_sent }
     }
 
-    /// Hands the dispatcher the requests for events that the shard wants to travel together.
-    fn start_requests(
+    /// Hands the dispatcher the request for events that the shard wants to travel together. Returns those that had no
+    /// place in it: the shard counts one request, against its endpoint's pace and room, so there is one.
+    fn start_request(
         &self,
         route: &Arc<SubscriptionRoute>,
         webhook: &Webhook,
         attempts: &[Attempting],
         events: &[(Event<'_>, Timestamp)],
         finished: &mpsc::Sender<Finished>,
-    ) {
+    ) -> Vec<Attempting> {
         let shown: Vec<_> = events
             .iter()
             .map(|(event, published)| {
@@ -200,27 +208,28 @@ impl Outside {
             })
             .collect();
         let batching = route.policy.batching();
-        let requests = render::delivery_requests(&shown, webhook.schema, &webhook.attributes, batching);
-        for request in requests {
-            let first = attempts[request.events[0]];
-            let event = &events[request.events[0]].0;
-            // The service counts the attempts already made: 0 with the first.
-            let made = first.attempt.saturating_sub(1);
-            let own = render::delivery_headers(event, &route.name, made, webhook.schema);
-            let mut headers: Vec<(Cow<'static, str>, String)> =
-                own.into_iter().map(|(name, value)| (Cow::Borrowed(name), value)).collect();
-            headers.extend(request.attributes.into_iter().map(|(name, value)| (Cow::Owned(name), value)));
-            let key = AttemptKey {
-                subscription: route.number,
-                offsets: request.events.iter().map(|index| attempts[*index].offset).collect(),
-                id: first.id,
-                attempt: first.attempt,
-            };
-            let content_type = render::content_type(webhook.schema, batching.is_some());
-            let body = Bytes::from(request.body);
-            let attempt = Attempt { subscription: Arc::clone(route), key, body, content_type, headers };
-            self.dispatcher.start(attempt, finished);
-        }
+        let mut requests =
+            render::delivery_requests(&shown, webhook.schema, &webhook.attributes, batching).into_iter();
+        let Some(request) = requests.next() else { return Vec::new() };
+        let first = attempts[request.events[0]];
+        let event = &events[request.events[0]].0;
+        // The service counts the attempts already made: 0 with the first.
+        let made = first.attempt.saturating_sub(1);
+        let own = render::delivery_headers(event, &route.name, made, webhook.schema);
+        let mut headers: Vec<(Cow<'static, str>, String)> =
+            own.into_iter().map(|(name, value)| (Cow::Borrowed(name), value)).collect();
+        headers.extend(request.attributes.into_iter().map(|(name, value)| (Cow::Owned(name), value)));
+        let key = AttemptKey {
+            subscription: route.number,
+            offsets: request.events.iter().map(|index| attempts[*index].offset).collect(),
+            id: first.id,
+            attempt: first.attempt,
+        };
+        let content_type = render::content_type(webhook.schema, batching.is_some());
+        let body = Bytes::from(request.body);
+        let attempt = Attempt { subscription: Arc::clone(route), key, body, content_type, headers };
+        self.dispatcher.start(attempt, finished);
+        requests.flat_map(|request| request.events).map(|index| attempts[index]).collect()
     }
 
     pub(super) async fn dead_letter(self: Arc<Self>, route: Arc<SubscriptionRoute>, letter: Letter) -> Done {
@@ -258,7 +267,7 @@ impl Outside {
         let mut content = Vec::new();
         let schema = route.webhook.as_ref().map_or(DeliverySchema::CloudEvent, |webhook| webhook.schema);
         render::dead_letter(&event, &info, route.topic_kind, schema, context, &mut content);
-        let guid = LetterGuid::of(subscription, offset).to_string();
+        let guid = LetterGuid::of(self.dead_letters.store(), subscription, offset).to_string();
         let place = render::DeadLetterPlace {
             kind: route.topic_kind,
             namespace: &route.namespace_name,

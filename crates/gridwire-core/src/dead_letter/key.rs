@@ -6,25 +6,45 @@ use std::str::FromStr;
 use crate::ids::{Offset, SubscriptionNumber};
 use crate::time::Timestamp;
 
+/// Says which store a dead letter is of, in 28 bits. Subscriptions and offsets are counted anew in each store, and
+/// several may share a container: they must neither replace nor take each other's letters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreTag(u32);
+
+impl StoreTag {
+    /// Of something that only this store has, which it does not tell.
+    pub fn of(own: &[u8]) -> Self {
+        let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
+        hash.update(b"gridwire dead letters of a store\0");
+        hash.update(own);
+        let hash = hash.finish();
+        let (first, _) = hash.as_ref().split_first_chunk().expect("SHA-256 has 32 bytes");
+        Self(u32::from_be_bytes(*first) >> 4)
+    }
+}
+
 /// The `{guid}` in a dead letter's path: the same whenever one event of one subscription is dead-lettered, so
-/// that writing it again finds the same file. Shaped as a version 8 UUID.
+/// that writing it again finds the same file. Shaped as a version 8 UUID: 32 bits of the subscription's number, 28
+/// of its store, 62 of the event's offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LetterGuid([u8; 16]);
 
 impl LetterGuid {
-    /// Four bytes say whose it is, the rest is a digest.
-    pub fn of(subscription: SubscriptionNumber, offset: Offset) -> Self {
-        let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
-        hash.update(b"gridwire dead letter\0");
-        hash.update(&subscription.0.to_be_bytes());
-        hash.update(&offset.0.to_be_bytes());
-        let hash = hash.finish();
-        let (first, _) = hash.as_ref().split_first_chunk().expect("SHA-256 has 32 bytes");
-        let mut bytes: [u8; 16] = *first;
-        bytes[..4].copy_from_slice(&subscription.0.to_be_bytes());
-        bytes[6] = (bytes[6] & 0x0f) | 0x80;
-        bytes[8] = (bytes[8] & 0x3f) | 0x80;
-        Self(bytes)
+    pub fn of(store: StoreTag, subscription: SubscriptionNumber, offset: Offset) -> Self {
+        // No store lives to see 2^62 events of one topic.
+        let event = (offset.0 & (u64::MAX >> 2)) | 1 << 63;
+        Self((Self::owner(store, subscription) | u128::from(event)).to_be_bytes())
+    }
+
+    /// What all letters of a subscription have in common.
+    fn owner(store: StoreTag, subscription: SubscriptionNumber) -> u128 {
+        let store = (store.0 >> 12 << 16) | 0x8000 | (store.0 & 0xfff);
+        u128::from(subscription.0) << 96 | u128::from(store) << 64
+    }
+
+    /// Whether it is a letter of this subscription of this store.
+    pub fn is_of(self, store: StoreTag, subscription: SubscriptionNumber) -> bool {
+        u128::from_be_bytes(self.0) >> 64 << 64 == Self::owner(store, subscription)
     }
 
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
@@ -35,15 +55,11 @@ impl LetterGuid {
         self.0
     }
 
-    /// Whose letter it is.
-    pub fn subscription(self) -> SubscriptionNumber {
-        let [a, b, c, d, ..] = self.0;
-        SubscriptionNumber(u32::from_be_bytes([a, b, c, d]))
-    }
-
     /// How the GUIDs of a subscription's letters begin.
-    pub fn prefix(subscription: SubscriptionNumber) -> String {
-        format!("{:08x}-", subscription.0)
+    pub fn prefix(store: StoreTag, subscription: SubscriptionNumber) -> String {
+        let mut text = Self((Self::owner(store, subscription)).to_be_bytes()).to_string();
+        text.truncate("00000000-0000-0000-".len());
+        text
     }
 }
 
@@ -150,8 +166,13 @@ pub struct LetterKey {
 impl LetterKey {
     /// The letter of an event of a subscription. By the time it was published, so that a repeat after a crash
     /// finds the same path and overwrites its own copy.
-    pub fn of(subscription: SubscriptionNumber, offset: Offset, published: Timestamp) -> Self {
-        Self { hour: Hour::of(published), guid: LetterGuid::of(subscription, offset) }
+    pub fn of(
+        store: StoreTag,
+        subscription: SubscriptionNumber,
+        offset: Offset,
+        published: Timestamp,
+    ) -> Self {
+        Self { hour: Hour::of(published), guid: LetterGuid::of(store, subscription, offset) }
     }
 
     /// As it is stored: year in two bytes, little-endian; month, day, hour; GUID.
@@ -192,24 +213,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guid_says_whose_letter_it_is_and_differs_by_event() {
-        let guid = |subscription, offset| LetterGuid::of(SubscriptionNumber(subscription), Offset(offset));
-        let one = guid(42, 7);
-        assert_eq!(one, guid(42, 7));
-        assert_eq!(one.subscription(), SubscriptionNumber(42));
+    fn a_guid_says_whose_letter_it_is_and_differs_by_event_and_store() {
+        let (here, there) = (StoreTag::of(b"here"), StoreTag::of(b"there"));
+        let guid = |store, subscription, offset| {
+            LetterGuid::of(store, SubscriptionNumber(subscription), Offset(offset))
+        };
+        let one = guid(here, 42, 7);
+        assert_eq!(one, guid(here, 42, 7));
         let text = one.to_string();
-        assert!(text.starts_with(&LetterGuid::prefix(SubscriptionNumber(42))), "{text}");
+        assert!(text.starts_with(&LetterGuid::prefix(here, SubscriptionNumber(42))), "{text}");
+        assert!(!text.starts_with(&LetterGuid::prefix(there, SubscriptionNumber(42))), "{text}");
         assert_eq!((text.len(), &text[14..15]), (36, "8"), "{text}");
         assert!("89ab".contains(&text[19..20]), "{text}");
         assert_eq!(text.parse(), Ok(one));
-        for other in [guid(42, 8), guid(43, 7), guid(7, 42)] {
+        assert!(one.is_of(here, SubscriptionNumber(42)));
+        assert!(!one.is_of(there, SubscriptionNumber(42)) && !one.is_of(here, SubscriptionNumber(7)));
+        for other in [guid(here, 42, 8), guid(here, 43, 7), guid(here, 7, 42), guid(there, 42, 7)] {
             assert_ne!(one, other);
         }
+        assert!(one.to_string() < guid(here, 42, 8).to_string(), "in the order of their events");
     }
 
     #[test]
     fn keys_and_their_texts_ascend_together() {
-        let guid = LetterGuid::of(SubscriptionNumber(1), Offset(1));
+        let guid = LetterGuid::of(StoreTag::default(), SubscriptionNumber(1), Offset(1));
         let key = |text: &str| LetterKey { hour: Hour::of(Timestamp::parse_rfc3339(text).unwrap()), guid };
         let keys = [key("2026-09-30T23:59:59Z"), key("2026-10-01T00:00:00Z"), key("2026-10-01T10:00:00Z")];
         assert!(keys.is_sorted());

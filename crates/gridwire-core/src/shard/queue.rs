@@ -408,6 +408,14 @@ impl Queue {
         self.give_back(held, due, Return::Released, last, out);
     }
 
+    /// The event had no place in the request that it was meant for: it is the next one's, and counts for nothing.
+    pub(super) fn not_sent(&mut self, offset: Offset, id: u64, now: Timestamp, out: &mut Output) {
+        let Some((held, _)) = self.in_flight.end(offset.0, id) else { return };
+        let held = Held { attempts: held.attempts.saturating_sub(1), ..held };
+        let last = self.last_attempt(offset.0);
+        self.give_back(held, now, Return::Released, last, out);
+    }
+
     pub(super) fn dead_letter_written(&mut self, offset: Offset, tail: u64, out: &mut Output) {
         if self.letters.finish(offset.0).is_some() {
             self.settled_one(Settlement::DeadLettered, offset, tail, out);
@@ -448,6 +456,7 @@ impl Queue {
         seed: &mut dyn FnMut() -> u64,
         out: &mut Output,
     ) {
+        self.endpoint.wake(now);
         self.expire_locks(tail, now, out);
         while let Some(&(due, offset)) = self.state.due.first() {
             if due > now {
@@ -737,7 +746,8 @@ impl Queue {
                 _ => now,
             };
             self.record(Decision::Condemned { subscription, held, since, reason, last }, out);
-            self.letters.push(now + self.dead_letter_delay, held.offset.0, 0);
+            // From `since` on, as after a restart: what waited long enough already does not fill the queue any longer.
+            self.letters.push((since + self.dead_letter_delay).max(now), held.offset.0, 0);
         } else {
             let how = Settlement::Dropped(reason);
             let floor = Offset(floor);

@@ -244,10 +244,9 @@ impl Worker {
         let name = Arc::clone(&attempt.subscription);
         let guard = ReportPanic { key: key.clone(), done: &done };
         let started = shared.clock.monotonic();
-        let mut deadline = shared.client.deadline();
         let request = self.request(attempt, &route);
         let audience = name.webhook.as_ref().and_then(|webhook| webhook.token.as_ref());
-        let answered = self.exchange_authorized(audience, fault, request, &mut deadline).await;
+        let answered = self.exchange_authorized(audience, fault, request).await;
         let latency = shared.clock.monotonic().saturating_sub(started);
         let (outcome, status, rest) = match answered {
             Ok((connection, response)) => {
@@ -299,11 +298,14 @@ impl Worker {
         audience: Option<&TokenAudience>,
         fault: Fault,
         request: Outgoing,
-        deadline: &mut Deadline<'_>,
     ) -> Result<(Connection, Response<Incoming>), Outcome> {
-        let Some(audience) = audience else { return self.exchange_despite(fault, request, deadline).await };
         let shared = Arc::clone(&self.pool.shared);
-        let bearer = shared.tokens.bearer(audience, deadline).await?;
+        let Some(audience) = audience else {
+            return self.exchange_despite(fault, request, &mut shared.client.deadline()).await;
+        };
+        let bearer = shared.tokens.bearer(audience).await?;
+        // The endpoint has all of its time, however long the issuer took.
+        let deadline = &mut shared.client.deadline();
         let authorized = |bearer: HeaderValue| {
             let mut request = request.clone();
             request.headers_mut().insert(AUTHORIZATION, bearer);
@@ -311,13 +313,11 @@ impl Worker {
         };
         let (connection, response) =
             self.exchange_despite(fault, authorized(bearer.clone()), deadline).await?;
-        if response.status() != StatusCode::UNAUTHORIZED
-            || !shared.tokens.refuse(audience, &bearer, deadline).await
-        {
+        if response.status() != StatusCode::UNAUTHORIZED || !shared.tokens.refuse(audience, &bearer).await {
             return Ok((connection, response));
         }
         self.connection = shared.client.finish(connection, response.into_body()).await;
-        let bearer = shared.tokens.bearer(audience, deadline).await?;
+        let bearer = shared.tokens.bearer(audience).await?;
         self.exchange(authorized(bearer), deadline).await
     }
 

@@ -38,6 +38,11 @@ impl DeliveryAttribute {
         (self.name.clone(), source)
     }
 
+    /// Whether its value is of the event.
+    pub(super) fn is_dynamic(&self) -> bool {
+        matches!(self.source, Source::Dynamic { .. })
+    }
+
     pub(super) fn is_called(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name)
     }

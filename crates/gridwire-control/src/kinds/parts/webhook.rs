@@ -92,7 +92,10 @@ impl WebhookDestination {
     /// How many events may share a request. Clients write the defaults for everybody, so a batch of one is none.
     pub(crate) fn batching(&self) -> Option<Batching> {
         let bytes_max = self.batch_kilobytes as usize * 1024;
-        (self.events_per_batch > 1).then_some(Batching { events_max: self.events_per_batch, bytes_max })
+        // A header that says something of an event cannot say it of two.
+        let alone = self.attributes.iter().any(DeliveryAttribute::is_dynamic);
+        let events_max = if alone { 1 } else { self.events_per_batch };
+        (self.events_per_batch > 1).then_some(Batching { events_max, bytes_max })
     }
 
     fn read_destination(destination: &Members<'_>, identity: Option<Identity>) -> Result<Self, ApiError> {

@@ -103,7 +103,6 @@ pub(super) fn trusted(policy: &QueuePolicy) -> EndpointHealth {
 
 impl Queue {
     pub(super) fn start_attempts(&mut self, tail: u64, now: Timestamp, out: &mut Output) {
-        self.endpoint.wake(now);
         let batching = self.policy.batching();
         while self.has_room() && self.pacer.may_start(now) {
             let Some(first) = self.next_attempt(tail, now, out) else { break };

@@ -120,6 +120,21 @@ fn a_batch_of_the_largest_number_is_gathered_from_a_backlog() {
 }
 
 #[test]
+fn what_had_no_place_in_its_request_is_in_the_next_and_not_counted() {
+    let mut driver = Driver::new(batching(3, 1 << 20));
+    driver.publish(3);
+    let [(id, _, _)] = requests(&mut driver)[..] else { panic!("one request") };
+    driver.input(Input::NotSent { subscription: ONE, offset: Offset(1), id });
+    driver.input(Input::NotSent { subscription: ONE, offset: Offset(2), id });
+    driver.outcome(Offset(0), id, Outcome::Accepted);
+    let next: Vec<_> =
+        requests(&mut driver).into_iter().map(|(_, attempt, offsets)| (attempt, offsets)).collect();
+    assert_eq!(next.iter().map(|(_, offsets)| offsets.len()).sum::<usize>(), 2, "{next:?}");
+    assert!(next.iter().all(|(attempt, _)| *attempt == 1), "{next:?}");
+    assert_eq!(driver.totals().delivered, 1);
+}
+
+#[test]
 fn events_that_could_not_be_read_leave_their_request() {
     let mut driver = Driver::new(batching(3, 1 << 20));
     driver.publish(3);
