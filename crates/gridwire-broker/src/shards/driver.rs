@@ -180,13 +180,13 @@ impl Driver {
                 self.command(command);
             } else {
                 tokio::select! {
-                biased;
-                () = stop.cancelled() => return self.drain().await,
-                Some(finished) = self.finished.recv() => self.attempted(&finished),
-                Some(command) = self.commands.recv() => self.command(command),
-                Some(done) = self.work.join_next(), if !self.work.is_empty() => self.worked(done),
-                Some(frames) = self.frames.recv() => self.frames(&frames),
-                () = clock.sleep_until(due), if due != Timestamp::MAX => self.input(Input::Tick),
+                    biased;
+                    () = stop.cancelled() => return self.drain().await,
+                    Some(finished) = self.finished.recv() => self.attempted(&finished),
+                    Some(command) = self.commands.recv() => self.command(command),
+                    Some(done) = self.work.join_next(), if !self.work.is_empty() => self.worked(done),
+                    Some(frames) = self.frames.recv() => self.frames(&frames),
+                    () = clock.sleep_until(due), if due != Timestamp::MAX => self.input(Input::Tick),
                 }
             }
             // Whoever is about to send something does so now: a larger group costs one record all the same.
@@ -238,7 +238,7 @@ impl Driver {
             let mut idle = true;
             if let Ok(finished) = self.finished.try_recv() {
                 // Each event of a batch is an input.
-                inputs += finished.key.offsets.len() - 1;
+                inputs += finished.key.offsets.len().saturating_sub(1);
                 self.attempted(&finished);
                 idle = false;
             }
