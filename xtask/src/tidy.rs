@@ -7,6 +7,7 @@ mod code;
 mod documents;
 mod sources;
 mod structure;
+mod tables;
 
 use std::fmt;
 use std::fs;
@@ -60,6 +61,7 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     structure::check_lock_files(&tree, &mut findings)?;
     documents::check_error_pages(&tree, &mut findings)?;
     documents::check_links(&tree, &mut findings)?;
+    tables::check(&tree, &mut findings)?;
 
     findings.sort_by(|a, b| (a.is_advice, &a.file, a.line).cmp(&(b.is_advice, &b.file, b.line)));
     for finding in &findings {

@@ -455,6 +455,22 @@ mod tests {
     }
 
     #[test]
+    fn a_namespaces_filters_look_into_arrays_and_know_no_subject_rules() {
+        let event = event(InputSchema::CloudEvent);
+        let subject = json!("nothing like it");
+        for (value, expected) in [("b", true), ("c", false)] {
+            let filters = json!([{ "key": "data.tags", "operatorType": "StringIn", "values": [value] }]);
+            let spec = FilterSpec::from_namespace(
+                &json!({ "filters": filters, "subjectBeginsWith": subject, "subjectEndsWith": subject }),
+            )
+            .expect("a valid filter");
+            let mut set = MatchSet::default();
+            Matcher::compile(event.schema, &[(Slot(7), &spec)]).matches(&event, &mut set);
+            assert_eq!(set.contains(Slot(7)), expected, "{value}");
+        }
+    }
+
+    #[test]
     fn every_part_of_a_filter_must_hold() {
         let event = event(InputSchema::EventGrid);
         let filter = |types: &str, subject: &str, color: &str, size: u32| {

@@ -350,6 +350,13 @@ mod tests {
     }
 
     #[test]
+    fn neither_a_name_with_a_dot_nor_an_element_can_be_reached() {
+        check(r#"{"a.b": 1, "c": {"d.e": 2}}"#, &[("data.a.b", ""), ("data.c.d.e", "")]);
+        let json = r#"{"a": [1, {"b": 2}, [3, "x"], null]}"#;
+        check(json, &[("data.a", "[1]"), ("data.a.0", ""), ("data.a.b", ""), ("data.a[0]", "")]);
+    }
+
+    #[test]
     fn data_may_be_a_scalar() {
         for json in [r#""text""#, "5", "true", "null", "[1]"] {
             check(json, &[("data", json), ("data.a", "")]);

@@ -590,6 +590,12 @@ mod tests {
             code,
             "`filter.advancedFilters[1].key` `data.a.b.c.d.e.f.g.h` has 9 members, and 8 are allowed",
         );
+        let longest = json!({
+            "subjectEndsWith": "x".repeat(4096),
+            "includedEventTypes": ["x".repeat(4096)],
+            "advancedFilters": [{ "key": "k".repeat(512), "operatorType": "IsNotNull" }],
+        });
+        assert!(FilterSpec::from_basic(&longest).is_ok());
         check_error(
             &json!({ "subjectEndsWith": "x".repeat(4097) }),
             code,
