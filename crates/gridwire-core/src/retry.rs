@@ -1,5 +1,5 @@
 //! When a failed push is tried again. Source: `push-delivery` contract, section 5; the rules are listed in
-//! `docs/compatibility.md`.
+//! `docs/compatibility/push-delivery.md`.
 //!
 //! Pure: the time and the jitter come in, the due time goes out. The shard keeps the schedule.
 
@@ -202,6 +202,30 @@ mod tests {
         }
         assert_eq!(NAMESPACE.after(answered(404, None), 1, 0.0), Verdict::Undeliverable);
         assert_eq!(NAMESPACE.after(answered(414, None), 1, 0.0), Verdict::Undeliverable);
+    }
+
+    #[test]
+    fn each_outcome_has_the_services_word_for_it() {
+        for (outcome, word) in [
+            (answered(400, None), "BadRequest"),
+            (answered(401, None), "Unauthorized"),
+            (answered(403, None), "Forbidden"),
+            (answered(404, None), "NotFound"),
+            (answered(408, None), "TimedOut"),
+            (answered(413, None), "PayloadTooLarge"),
+            (answered(429, None), "Busy"),
+            (answered(503, None), "Busy"),
+            (answered(302, None), "GenericError"),
+            (answered(500, None), "GenericError"),
+            (Outcome::TimedOut, "TimedOut"),
+            (Outcome::Unreachable, "SocketError"),
+            (Outcome::TlsFailed, "SocketError"),
+            (Outcome::Unresolved, "ResolutionError"),
+            (Outcome::Forbidden, "Forbidden"),
+            (Outcome::NoToken, "Unauthorized"),
+        ] {
+            assert_eq!(outcome.as_str(), word, "{outcome:?}");
+        }
     }
 
     #[test]

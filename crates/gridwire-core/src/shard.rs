@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::time::Duration;
 
-pub use decision::{DeadLetterReason, Decision, Held, LastAttempt, Return, Settlement};
+pub use decision::{DeadLetterReason, Decision, Held, LastAttempt, Return, Settlement, Unanswered};
 pub use queue::outlook::{QueueOutlook, Waiting, Why};
 pub use state::Totals;
 

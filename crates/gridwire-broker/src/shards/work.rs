@@ -13,7 +13,6 @@ use gridwire_core::event::{DeliverySchema, Event};
 use gridwire_core::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
 use gridwire_core::planted::planted;
 use gridwire_core::render;
-use gridwire_core::retry::Outcome;
 use gridwire_core::routing::{SubscriptionRoute, TopicKind, Webhook};
 use gridwire_core::shard::{DeadLetterReason, LastAttempt, Position};
 use gridwire_core::time::Timestamp;
@@ -366,11 +365,7 @@ fn last_outcome(route: &SubscriptionRoute, letter: &Letter) -> Option<&'static s
         return None;
     }
     if route.webhook.is_some() {
-        let outcome = match letter.last.status {
-            Some(status) => Outcome::Answered { status, retry_after: None },
-            None => Outcome::TimedOut,
-        };
-        return Some(outcome.as_str());
+        return Some(letter.last.outcome().as_str());
     }
     Some(match (route.topic_kind, letter.reason) {
         (TopicKind::Custom | TopicKind::Domain | TopicKind::Namespace, DeadLetterReason::Rejected) => {

@@ -13,11 +13,13 @@
 //! | 2 | gone | |
 //! | 3 | leased | seed (8 bytes), granted, deadline, count, then each event |
 //! | 4 | renewed | deadline, runs of offsets |
-//! | 5 | returned | event, due, reason (1 byte), status or 0 |
-//! | 6 | condemned | event, since, reason (1 byte), status or 0 |
+//! | 5 | returned | event, due, reason (1 byte), answer |
+//! | 6 | condemned | event, since, reason (1 byte), answer |
 //! | 7 | settled | how (1 byte), floor, runs of offsets |
 //! | 8 | returned | as 5, then how long before `due` the last attempt was |
 //! | 9 | condemned | as 6, then how long before `since` the last attempt was |
+//!
+//! An answer is its HTTP status, or a number below 100 for why there was none; 0 says nothing.
 
 use crate::ids::{Offset, SubscriptionNumber};
 use crate::planted::planted;
@@ -45,14 +47,89 @@ pub struct LastAttempt {
     pub at: Option<Timestamp>,
     /// The HTTP status it was answered with.
     pub status: Option<u16>,
+    /// Why a push was not answered. `None` also in what was recorded before this was.
+    pub unanswered: Option<Unanswered>,
+}
+
+/// Why an endpoint's answer is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    TimedOut,
+    Unreachable,
+    Unresolved,
+    TlsFailed,
+    Forbidden,
+    NoToken,
 }
 
 impl LastAttempt {
     /// A receiver got the event at `granted`.
     pub(super) fn received(granted: Timestamp) -> Self {
-        Self { at: Some(granted), status: None }
+        Self { at: Some(granted), ..Self::default() }
+    }
+
+    /// A push came to this at `now`.
+    pub(super) fn ended(outcome: Outcome, now: Timestamp) -> Self {
+        let (status, unanswered) = match outcome {
+            Outcome::Accepted => (None, None),
+            Outcome::Answered { status, .. } => (Some(status), None),
+            Outcome::TimedOut => (None, Some(Unanswered::TimedOut)),
+            Outcome::Unreachable => (None, Some(Unanswered::Unreachable)),
+            Outcome::Unresolved => (None, Some(Unanswered::Unresolved)),
+            Outcome::TlsFailed => (None, Some(Unanswered::TlsFailed)),
+            Outcome::Forbidden => (None, Some(Unanswered::Forbidden)),
+            Outcome::NoToken => (None, Some(Unanswered::NoToken)),
+        };
+        Self { at: Some(now), status, unanswered }
+    }
+
+    /// What the push came to. One of which nothing is known, as earlier builds recorded all without an answer,
+    /// counts as timed out.
+    pub fn outcome(self) -> Outcome {
+        match (self.status, self.unanswered) {
+            (Some(status), _) => Outcome::Answered { status, retry_after: None },
+            (None, None | Some(Unanswered::TimedOut)) => Outcome::TimedOut,
+            (None, Some(Unanswered::Unreachable)) => Outcome::Unreachable,
+            (None, Some(Unanswered::Unresolved)) => Outcome::Unresolved,
+            (None, Some(Unanswered::TlsFailed)) => Outcome::TlsFailed,
+            (None, Some(Unanswered::Forbidden)) => Outcome::Forbidden,
+            (None, Some(Unanswered::NoToken)) => Outcome::NoToken,
+        }
+    }
+
+    /// Writes all but its time, as one number.
+    pub(super) fn put_answer(self, out: &mut Vec<u8>) {
+        let number = match (self.status, self.unanswered) {
+            (Some(status), _) => status,
+            (None, None) => 0,
+            (None, Some(Unanswered::TimedOut)) => 1,
+            (None, Some(Unanswered::Unreachable)) => 2,
+            (None, Some(Unanswered::Unresolved)) => 3,
+            (None, Some(Unanswered::TlsFailed)) => 4,
+            (None, Some(Unanswered::Forbidden)) => 5,
+            (None, Some(Unanswered::NoToken)) => 6,
+        };
+        put(out, u64::from(number));
+    }
+
+    /// Reads what [`LastAttempt::put_answer`] has written; a reason that a later build gave says nothing.
+    pub(super) fn take_answer(input: &mut &[u8]) -> Option<Self> {
+        let number = u16::try_from(take(input)?).ok()?;
+        let unanswered = match number {
+            1 => Some(Unanswered::TimedOut),
+            2 => Some(Unanswered::Unreachable),
+            3 => Some(Unanswered::Unresolved),
+            4 => Some(Unanswered::TlsFailed),
+            5 => Some(Unanswered::Forbidden),
+            6 => Some(Unanswered::NoToken),
+            _ => None,
+        };
+        Some(Self { at: None, status: (STATUS_MIN <= number).then_some(number), unanswered })
     }
 }
+
+/// The least number that can be an HTTP status.
+const STATUS_MIN: u16 = 100;
 
 /// Why an event goes back to the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,14 +253,14 @@ impl Decision {
                     Return::LockExpired => 1,
                     Return::Failed => 2,
                 });
-                StoredStatus::put(last.status, out);
+                last.put_answer(out);
                 put_before(last.at, *due, out);
             }
             Self::Condemned { held, since, reason, last, .. } => {
                 held.encode(Held::FIRST, out);
                 put(out, since.as_millis());
                 out.push(reason.code());
-                StoredStatus::put(last.status, out);
+                last.put_answer(out);
                 put_before(last.at, *since, out);
             }
             Self::Settled { how, floor, offsets, .. } => {
@@ -230,17 +307,17 @@ impl Decision {
                     2 => Return::Failed,
                     _ => return None,
                 };
-                let status = StoredStatus::take(input)?.get();
+                let answer = LastAttempt::take_answer(input)?;
                 let at = if kind == 8 { Some(take_before(due, input)?) } else { None };
-                Self::Returned { subscription, held, due, reason, last: LastAttempt { at, status } }
+                Self::Returned { subscription, held, due, reason, last: LastAttempt { at, ..answer } }
             }
             6 | 9 => {
                 let held = Held::decode(Held::FIRST, input)?;
                 let since = take_time(input)?;
                 let reason = DeadLetterReason::from_code(take_byte(input)?)?;
-                let status = StoredStatus::take(input)?.get();
+                let answer = LastAttempt::take_answer(input)?;
                 let at = if kind == 9 { Some(take_before(since, input)?) } else { None };
-                Self::Condemned { subscription, held, since, reason, last: LastAttempt { at, status } }
+                Self::Condemned { subscription, held, since, reason, last: LastAttempt { at, ..answer } }
             }
             7 => Self::Settled {
                 subscription,
@@ -318,14 +395,6 @@ impl Settlement {
     }
 }
 
-/// The HTTP status that an outcome carried, if it was an answer.
-pub(super) fn status_of(outcome: Outcome) -> Option<u16> {
-    match outcome {
-        Outcome::Answered { status, .. } => Some(status),
-        _ => None,
-    }
-}
-
 fn take_byte(input: &mut &[u8]) -> Option<u8> {
     let (&byte, rest) = input.split_first()?;
     *input = rest;
@@ -345,24 +414,6 @@ pub(super) fn put_before(time: Option<Timestamp>, reference: Timestamp, out: &mu
 
 pub(super) fn take_before(reference: Timestamp, input: &mut &[u8]) -> Option<Timestamp> {
     Some(Timestamp::from_millis(reference.as_millis().wrapping_sub(take(input)?)))
-}
-
-/// A status as it is stored: 0 for none.
-#[derive(Clone, Copy)]
-pub(super) struct StoredStatus(u16);
-
-impl StoredStatus {
-    pub(super) fn put(status: Option<u16>, out: &mut Vec<u8>) {
-        put(out, u64::from(status.unwrap_or(0)));
-    }
-
-    pub(super) fn take(input: &mut &[u8]) -> Option<Self> {
-        u16::try_from(take(input)?).ok().map(Self)
-    }
-
-    pub(super) fn get(self) -> Option<u16> {
-        (self.0 != 0).then_some(self.0)
-    }
 }
 
 /// Offsets as runs: how many runs, then for each the gap from the end of the one before, and its length.
@@ -432,7 +483,7 @@ mod tests {
                 held,
                 due: Timestamp::from_millis(8),
                 reason: Return::Failed,
-                last: LastAttempt { at: None, status: Some(503) },
+                last: LastAttempt { status: Some(503), ..LastAttempt::default() },
             },
             Decision::Returned {
                 subscription,
@@ -454,7 +505,11 @@ mod tests {
                 since: Timestamp::from_millis(7),
                 reason: DeadLetterReason::TimeToLive,
                 // Later than `since`, as no shard decides it: bytes may say so all the same.
-                last: LastAttempt { at: Some(Timestamp::from_millis(8)), status: Some(404) },
+                last: LastAttempt {
+                    at: Some(Timestamp::from_millis(8)),
+                    status: Some(404),
+                    unanswered: None,
+                },
             },
             Decision::Settled {
                 subscription,
@@ -479,7 +534,7 @@ mod tests {
     fn what_was_recorded_without_a_last_attempt_is_still_read() {
         let subscription = SubscriptionNumber(300);
         let held = Held { offset: Offset(9), time: Timestamp::from_millis(77), size: 1024, attempts: 2 };
-        let last = LastAttempt { at: None, status: Some(503) };
+        let last = LastAttempt { status: Some(503), ..LastAttempt::default() };
         for (bytes, expected) in [
             (
                 &[5, 172, 2, 9, 77, 128, 8, 2, 8, 2, 247, 3][..],

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
-use super::decision::{DeadLetterReason, Decision, Held, LastAttempt, Return, Settlement, status_of};
+use super::decision::{DeadLetterReason, Decision, Held, LastAttempt, Return, Settlement};
 use super::letters::Letters;
 use super::state::{Lease, QueueState, nonce};
 use super::{Answer, Effect, LeasedEvent, Output, Position, ReplyId, SettleVerb, SubscribeInput, TokenError};
@@ -346,7 +346,7 @@ impl Queue {
         if ends_request {
             self.endpoint.ended(id, self.in_flight.last_id(), outcome, now);
         }
-        let last = LastAttempt { at: Some(now), status: status_of(outcome) };
+        let last = LastAttempt::ended(outcome, now);
         let verdict = match self.policy.mode {
             DeliveryMode::Push { retry, .. } => retry.after(outcome, held.attempts, jitter),
             // The subscription became a pull subscription while the attempt was in flight.

@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use roaring::RoaringTreemap;
 
 use super::decision::{
-    DeadLetterReason, Decision, Held, LastAttempt, Settlement, StoredStatus, put_before, take_before,
-    take_time,
+    DeadLetterReason, Decision, Held, LastAttempt, Settlement, put_before, take_before, take_time,
 };
 use crate::ids::Offset;
 use crate::time::Timestamp;
@@ -194,7 +193,7 @@ impl QueueState {
             trouble.held.encode(previous, &mut out);
             previous = trouble.held;
             put(&mut out, trouble.due.as_millis());
-            StoredStatus::put(trouble.last.status, &mut out);
+            trouble.last.put_answer(&mut out);
             match trouble.condemned {
                 None => put(&mut out, 0),
                 Some((since, reason)) => {
@@ -242,7 +241,7 @@ impl QueueState {
         for _ in 0..take(input)? {
             held = Held::decode(held, input)?;
             let due = take_time(input)?;
-            let status = StoredStatus::take(input)?.get();
+            let answer = LastAttempt::take_answer(input)?;
             let condemned = match take(input)? {
                 0 => None,
                 code => {
@@ -255,7 +254,7 @@ impl QueueState {
                 1 => Some(take_before(due, input)?),
                 _ => return None,
             };
-            let last = LastAttempt { at, status };
+            let last = LastAttempt { at, ..answer };
             state.trouble.insert(held.offset.0, Trouble { held, due, last, condemned });
             if condemned.is_none() {
                 state.due.insert((due, held.offset.0));
@@ -312,7 +311,7 @@ mod tests {
                 held: held(8, 1),
                 since: at(7),
                 reason: DeadLetterReason::Rejected,
-                last: LastAttempt { at: None, status: Some(400) },
+                last: LastAttempt { status: Some(400), ..LastAttempt::default() },
             },
             Decision::Settled {
                 subscription,
@@ -340,7 +339,7 @@ mod tests {
         bytes.extend([0, 8, 0, 0, 0, 0, 0, 0, 0, 0]);
         let state = QueueState::decode(&bytes).expect("it is read");
         assert_eq!((state.floor, state.totals.delivered, state.totals.returned), (5, 1, 2));
-        let returned = LastAttempt { at: None, status: Some(503) };
+        let returned = LastAttempt { status: Some(503), ..LastAttempt::default() };
         assert_eq!((state.trouble[&7].held, state.trouble[&7].last), (held(7, 1), returned));
         let condemned = Some((Timestamp::from_millis(7), DeadLetterReason::Rejected));
         assert_eq!((state.trouble[&8].held, state.trouble[&8].condemned), (held(8, 2), condemned));

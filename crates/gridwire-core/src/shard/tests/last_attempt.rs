@@ -49,9 +49,36 @@ fn a_push_that_failed_is_told_with_its_own_time_at_the_end_of_time_to_live() {
             driver.restart_from_snapshot();
         }
         driver.advance_to(at(300));
-        let last = LastAttempt { at: Some(at(7)), status: Some(404) };
+        let last = LastAttempt { at: Some(at(7)), status: Some(404), unanswered: None };
         check(&mut driver, 1, DeadLetterReason::TimeToLive, last);
     }
+}
+
+#[test]
+fn a_push_without_an_answer_is_told_why_there_was_none() {
+    for (outcome, unanswered, word) in [
+        (Outcome::TimedOut, Unanswered::TimedOut, "TimedOut"),
+        (Outcome::Unreachable, Unanswered::Unreachable, "SocketError"),
+        (Outcome::TlsFailed, Unanswered::TlsFailed, "SocketError"),
+        (Outcome::Unresolved, Unanswered::Unresolved, "ResolutionError"),
+        (Outcome::Forbidden, Unanswered::Forbidden, "Forbidden"),
+        (Outcome::NoToken, Unanswered::NoToken, "Unauthorized"),
+    ] {
+        let mut driver = Driver::new(QueuePolicy { attempts_max: 2, ..dead_lettered(push()) });
+        driver.publish(1);
+        for restarts in [true, false] {
+            let [(offset, _, id)] = driver.attempts()[..] else { panic!("one attempt") };
+            driver.outcome(offset, id, outcome);
+            if restarts {
+                driver.restart();
+                driver.advance_to(driver.now + seconds(10));
+            }
+        }
+        let last = LastAttempt { at: Some(at(10)), status: None, unanswered: Some(unanswered) };
+        assert_eq!(last.outcome().as_str(), word);
+        check(&mut driver, 2, DeadLetterReason::MaxDeliveryAttempts, last);
+    }
+    assert_eq!(LastAttempt::default().outcome(), Outcome::TimedOut, "of an earlier build's");
 }
 
 #[test]
@@ -67,7 +94,7 @@ fn the_latest_of_several_attempts_counts() {
         driver.advance_to(driver.now + seconds(60));
     }
     assert!(ended[1] < ended[2]);
-    let last = LastAttempt { at: Some(ended[2]), status: Some(503) };
+    let last = LastAttempt { at: Some(ended[2]), status: Some(503), unanswered: None };
     check(&mut driver, 3, DeadLetterReason::MaxDeliveryAttempts, last);
 }
 
@@ -78,7 +105,7 @@ fn a_final_refusal_is_told_with_its_own_time() {
     driver.advance_to(at(3));
     let [(offset, 1, id)] = driver.attempts()[..] else { panic!("one attempt") };
     driver.outcome(offset, id, failed(400));
-    let last = LastAttempt { at: Some(at(3)), status: Some(400) };
+    let last = LastAttempt { at: Some(at(3)), status: Some(400), unanswered: None };
     check(&mut driver, 1, DeadLetterReason::Undeliverable, last);
 }
 
@@ -103,7 +130,7 @@ fn a_pull_delivery_is_told_with_the_time_of_the_last_receive() {
             Some(SettleVerb::Reject) => DeadLetterReason::Rejected,
             _ => DeadLetterReason::MaxDeliveryAttempts,
         };
-        check(&mut driver, 2, reason, LastAttempt { at: Some(at(70)), status: None });
+        check(&mut driver, 2, reason, LastAttempt { at: Some(at(70)), status: None, unanswered: None });
     }
 }
 
@@ -118,7 +145,12 @@ fn a_released_event_that_expires_is_told_with_its_receive() {
     driver.restart();
     driver.restart_from_snapshot();
     driver.advance_to(at(300));
-    check(&mut driver, 1, DeadLetterReason::TimeToLive, LastAttempt { at: Some(at(5)), status: None });
+    check(
+        &mut driver,
+        1,
+        DeadLetterReason::TimeToLive,
+        LastAttempt { at: Some(at(5)), status: None, unanswered: None },
+    );
 }
 
 #[test]
@@ -140,7 +172,12 @@ fn a_delivery_whose_bytes_could_not_be_read_is_none() {
     let [(offset, 2, id)] = driver.attempts()[..] else { panic!("one attempt") };
     driver.input(Input::Unread { subscription: ONE, offset, id: Some(id) });
     driver.advance_to(at(60));
-    check(&mut driver, 1, DeadLetterReason::TimeToLive, LastAttempt { at: Some(at(2)), status: Some(503) });
+    check(
+        &mut driver,
+        1,
+        DeadLetterReason::TimeToLive,
+        LastAttempt { at: Some(at(2)), status: Some(503), unanswered: None },
+    );
 }
 
 /// What waits for its next delivery when the limit is lowered to what it has had already gets no other, and is
@@ -156,8 +193,10 @@ fn an_event_given_up_for_a_lowered_limit_is_told_with_the_deliveries_that_it_had
     pushed.publish(1);
     let [(offset, 1, id)] = pushed.attempts()[..] else { panic!("one attempt") };
     pushed.outcome(offset, id, failed(503));
-    let had = [(pulled, LastAttempt { at: Some(at(0)), status: None })];
-    let had = had.into_iter().chain([(pushed, LastAttempt { at: Some(at(0)), status: Some(503) })]);
+    let had = [(pulled, LastAttempt { at: Some(at(0)), status: None, unanswered: None })];
+    let had = had
+        .into_iter()
+        .chain([(pushed, LastAttempt { at: Some(at(0)), status: Some(503), unanswered: None })]);
     for (mut driver, last) in had {
         driver.policy.attempts_max = 1;
         driver.subscribe();
