@@ -2,6 +2,7 @@
 
 mod audit;
 mod consent;
+mod destinations;
 mod domains;
 mod expiration;
 mod faults;

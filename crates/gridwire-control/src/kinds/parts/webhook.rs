@@ -153,6 +153,12 @@ impl WebhookDestination {
                 "The destination asks for bearer tokens, and this server has no issuer to get them from: it needs the configuration key `delivery.token_endpoint`.",
             ));
         }
+        if self.minimum_tls == Some("1.3") {
+            // Connections are shared by all who post to a host, and 1.2 is good enough for the others.
+            return Err(invalid(
+                "The property `minimumTlsVersionAllowed` must be `1.0`, `1.1` or `1.2`; webhooks are posted to by TLS 1.2 or later.",
+            ));
+        }
         let unchanged = existing.is_some_and(|webhook| webhook.url == self.url);
         if unchanged || admission.allow_http_webhooks || self.base_url.starts_with("https:") {
             return Ok(());
