@@ -2,6 +2,8 @@
 
 mod support;
 
+#[path = "dev/attributes.rs"]
+mod attributes;
 #[path = "dev/batches.rs"]
 mod batches;
 #[path = "dev/clock.rs"]

@@ -548,6 +548,7 @@ fn received_events_are_settled_as_asked() {
     assert!(path.starts_with(container.join("spaces/orders/plain")), "{}", path.display());
     assert_eq!(letter[0]["event"], events::cloud_event("c"));
     assert_eq!(letter[0]["deadLetterProperties"]["deliveryattempts"], 1, "{letter}");
+    assert_eq!(letter[0]["deadLetterProperties"]["deliveryresult"], "Event was rejected.", "{letter}");
 
     // The most deliveries there may be.
     let queue = Queue::new(&namespace, "orders", "twice");
@@ -562,6 +563,7 @@ fn received_events_are_settled_as_asked() {
     for (_, letter) in &dead {
         let properties = &letter[0]["deadLetterProperties"];
         assert_eq!(properties["deadletterreason"], "Maximum delivery attempts was exceeded.", "{letter}");
+        assert_eq!(properties["deliveryresult"], "Event was not acknowledged nor rejected.", "{letter}");
         assert_eq!(properties["deliveryattempts"], 2, "{letter}");
     }
 

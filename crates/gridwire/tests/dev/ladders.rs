@@ -83,30 +83,88 @@ fn namespace(arm: &Arm<'_>, space: &Namespace, name: &str, url: &str, more: &Val
     text(&arm.get(&resource), "id").to_owned()
 }
 
+/// A subscription whose every attempt fails in one way, and the waits that are documented for it.
+struct Ladder {
+    /// A status, or what happens instead of one.
+    fails: &'static str,
+    id: String,
+    waits: Vec<f64>,
+}
+
+impl Ladder {
+    /// How often the endpoint is asked, where it answers at all.
+    fn requests(&self) -> Option<usize> {
+        self.fails.parse::<u16>().ok().map(|_| self.waits.len() + 1)
+    }
+
+    #[track_caller]
+    fn check(&self, attempts: &[Attempt]) {
+        check_waits(&format!("{} of {}", self.fails, self.id), attempts, &self.waits);
+    }
+}
+
+const TIMED_OUT: &str = "timeouts";
+const REFUSED: &str = "refused";
+
+/// One of each class of outcome that is tried again on custom topics.
+fn custom_ladders(arm: &Arm<'_>, topic: &Topic, sink: &Sink) -> Vec<Ladder> {
+    let refusing = Sink::start();
+    let classes = [
+        ("500", 10.0),
+        ("429", 10.0),
+        ("302", 10.0),
+        ("404", 300.0),
+        ("408", 120.0),
+        ("503", 30.0),
+        (TIMED_OUT, 10.0),
+        (REFUSED, 10.0),
+    ];
+    let made = classes.map(|(fails, least)| {
+        let url = url_for(fails, sink, &refusing);
+        Ladder {
+            fails,
+            id: basic(arm, topic, &format!("on-{fails}"), &url, &json!({})),
+            waits: at_least(least),
+        }
+    });
+    made.into()
+}
+
+/// The same for topics of namespaces, where no status has a wait of its own.
+fn namespace_ladders(arm: &Arm<'_>, space: &Namespace, sink: &Sink) -> Vec<Ladder> {
+    let refusing = Sink::start();
+    let made = ["500", "503", "408", "429", "302", TIMED_OUT, REFUSED].map(|fails| {
+        let url = url_for(fails, sink, &refusing);
+        let id = namespace(arm, space, &format!("on-{fails}"), &url, &json!({}));
+        Ladder { fails, id, waits: NAMESPACE.to_vec() }
+    });
+    made.into()
+}
+
+/// Where attempts fail so; timeouts are the script's doing.
+fn url_for(fails: &str, sink: &Sink, refusing: &Sink) -> String {
+    match fails {
+        REFUSED => refusing.url("/200"),
+        TIMED_OUT => sink.url("/200"),
+        status => sink.url(&format!("/{status}")),
+    }
+}
+
+/// A script is forgotten with its process.
+fn set_timeouts(dev: &Dev<'_>, ladders: &[Ladder]) {
+    for ladder in ladders.iter().filter(|ladder| ladder.fails == TIMED_OUT) {
+        dev.set_faults(&ladder.id, &[TIMEOUTS]);
+    }
+}
+
 #[test]
 fn attempts_on_custom_topics_follow_the_documented_ladder_for_every_class_of_outcome() {
     let server = Server::launch(without_jitter());
-    let (sink, refusing) = (by_path(), Sink::start());
+    let sink = by_path();
     let (arm, dev) = (Arm::new(&server), Dev(&server));
     let topic = arm.topic("orders", &json!({}));
-    let retried: Vec<(&str, Vec<f64>)> = vec![
-        ("500", BASIC.to_vec()),
-        ("429", BASIC.to_vec()),
-        ("302", BASIC.to_vec()),
-        ("404", at_least(300.0)),
-        ("408", at_least(120.0)),
-        ("503", at_least(30.0)),
-    ];
-    let ids: Vec<String> = retried
-        .iter()
-        .map(|(status, _)| {
-            basic(&arm, &topic, &format!("s{status}"), &sink.url(&format!("/{status}")), &json!({}))
-        })
-        .collect();
-    let timeouts = basic(&arm, &topic, "timeouts", &sink.url("/200"), &json!({}));
-    dev.set_faults(&timeouts, &[TIMEOUTS]);
-    let refused = basic(&arm, &topic, "refused", &refusing.url("/200"), &json!({}));
-    drop(refusing);
+    let ladders = custom_ladders(&arm, &topic, &sink);
+    set_timeouts(&dev, &ladders);
     let finals: Vec<(u16, String)> = [400, 401, 403, 413]
         .map(|status| {
             let url = sink.url(&format!("/{status}"));
@@ -122,12 +180,12 @@ fn attempts_on_custom_topics_follow_the_documented_ladder_for_every_class_of_out
         assert_eq!(dev.attempts(id).len(), 1, "{status}");
     }
     dev.advance(DAY);
-    for ((status, expected), id) in retried.iter().zip(&ids) {
-        check_waits(status, &dev.attempts(id), expected);
-        assert_eq!(sink.at(&format!("/{status}")).len(), expected.len() + 1, "{status}");
+    for ladder in &ladders {
+        ladder.check(&dev.attempts(&ladder.id));
+        if let Some(requests) = ladder.requests() {
+            assert_eq!(sink.at(&format!("/{}", ladder.fails)).len(), requests, "{}", ladder.fails);
+        }
     }
-    check_waits("timeouts", &dev.attempts(&timeouts), &BASIC);
-    check_waits("refused", &dev.attempts(&refused), &BASIC);
     for (status, _) in &finals {
         assert_eq!(sink.at(&format!("/{status}")).len(), 1, "{status} is not tried again");
     }
@@ -135,28 +193,22 @@ fn attempts_on_custom_topics_follow_the_documented_ladder_for_every_class_of_out
     // All that was tried for a day has outlived its time to live.
     let letters = files(&server.data_dir().join("deadletter"));
     let of = |reason: &str| letters.iter().filter(|(_, letter)| letter.contains(reason)).count();
-    assert_eq!(of("TimeToLiveExceeded"), retried.len() + 2, "{letters:?}");
-    assert_eq!(letters.len(), retried.len() + 2 + finals.len(), "{letters:?}");
+    assert_eq!(of("TimeToLiveExceeded"), ladders.len(), "{letters:?}");
+    assert_eq!(letters.len(), ladders.len() + finals.len(), "{letters:?}");
+    for (word, count) in [("\"SocketError\"", 1), ("\"TimedOut\"", 2), ("\"Busy\"", 2), ("\"NotFound\"", 1)] {
+        assert_eq!(of(word), count, "{word} in {letters:?}");
+    }
 }
 
 #[test]
 fn attempts_on_namespace_topics_follow_the_documented_ladder_for_every_class_of_outcome() {
     let server = Server::launch(without_jitter());
-    let (sink, refusing) = (by_path(), Sink::start());
+    let sink = by_path();
     let (arm, dev) = (Arm::new(&server), Dev(&server));
     let space = arm.namespace("spaces");
     arm.namespace_topic(&space, "orders");
-    let retried = ["500", "503", "408", "429", "302"];
-    let ids: Vec<String> = retried
-        .iter()
-        .map(|status| {
-            namespace(&arm, &space, &format!("s{status}"), &sink.url(&format!("/{status}")), &json!({}))
-        })
-        .collect();
-    let timeouts = namespace(&arm, &space, "timeouts", &sink.url("/200"), &json!({}));
-    dev.set_faults(&timeouts, &[TIMEOUTS]);
-    let refused = namespace(&arm, &space, "refused", &refusing.url("/200"), &json!({}));
-    drop(refusing);
+    let ladders = namespace_ladders(&arm, &space, &sink);
+    set_timeouts(&dev, &ladders);
     let finals = [400, 401, 403, 404, 413, 414];
     for status in finals {
         let url = sink.url(&format!("/{status}"));
@@ -169,13 +221,11 @@ fn attempts_on_namespace_topics_follow_the_documented_ladder_for_every_class_of_
         assert_eq!((&drained["deadLettered"], &drained["waiting"]), (&json!(1), &json!(0)), "{drained}");
     }
     dev.advance("1h");
-    for (status, id) in retried.iter().zip(&ids) {
-        check_waits(status, &dev.attempts(id), &NAMESPACE);
-        let drained = dev.drained(&format!("s{status}"));
+    for ladder in &ladders {
+        ladder.check(&dev.attempts(&ladder.id));
+        let drained = dev.drained(&format!("on-{}", ladder.fails));
         assert_eq!(drained["deadLettered"], 1, "ten deliveries are all there are: {drained}");
     }
-    check_waits("timeouts", &dev.attempts(&timeouts), &NAMESPACE);
-    check_waits("refused", &dev.attempts(&refused), &NAMESPACE);
     for status in finals {
         assert_eq!(sink.at(&format!("/{status}")).len(), 1, "{status} is not tried again");
     }
@@ -205,29 +255,33 @@ fn no_attempt_is_made_before_its_time() {
     assert!(until <= dev.clock().0);
 }
 
-/// A ladder goes on over a kill: at the same times, with the clock where it was.
+/// Every ladder of both tiers goes on over a kill: at the same times, with the clock where it was.
 #[test]
 fn a_restart_in_the_middle_of_a_ladder_changes_no_attempt_time() {
     let mut server = Server::launch(without_jitter());
-    let sink = by_path();
-    let ids = {
+    let (custom_sink, namespace_sink) = (by_path(), by_path());
+    let (customs, namespaces) = {
         let arm = Arm::new(&server);
         let topic = arm.topic("orders", &json!({}));
         let space = arm.namespace("spaces");
         arm.namespace_topic(&space, "orders");
-        let ids = [
-            basic(&arm, &topic, "basic", &sink.url("/500"), &json!({})),
-            namespace(&arm, &space, "namespace", &sink.url("/503"), &json!({})),
-        ];
+        let customs = custom_ladders(&arm, &topic, &custom_sink);
+        let namespaces = namespace_ladders(&arm, &space, &namespace_sink);
+        set_timeouts(&Dev(&server), &customs);
+        set_timeouts(&Dev(&server), &namespaces);
         server.send(&topic.publish(events::JSON, &json!([events::grid_event("e")]))).expect(200);
         server.send(&space.publish("orders", &json!([events::cloud_event("e")]))).expect(200);
-        ids
+        (customs, namespaces)
     };
-    // Basic has tried at 0, 10, 40 and 100 s, the namespace at 0, 10, 30, 60 and 300 s.
+    let all = || customs.iter().chain(&namespaces);
+    // Most customs have tried at 0, 10, 40 and 100 s, the slowest at 0 and 300 s; namespaces at 0, 10, 30, 60 and
+    // 300 s.
     Dev(&server).advance("310s");
-    let before: Vec<Vec<Attempt>> = ids.iter().map(|id| Dev(&server).attempts(id)).collect();
-    check_waits("basic", &before[0], &BASIC[..3]);
-    check_waits("namespace", &before[1], &NAMESPACE[..4]);
+    let before: Vec<Vec<Attempt>> = all().map(|ladder| Dev(&server).attempts(&ladder.id)).collect();
+    for (ladder, attempts) in all().zip(&before) {
+        assert!((2..=5).contains(&attempts.len()), "{}: {attempts:?}", ladder.id);
+        check_waits(&ladder.id, attempts, &ladder.waits[..attempts.len() - 1]);
+    }
     let (shown, _) = Dev(&server).clock();
     server.kill9();
     server.restart();
@@ -235,21 +289,56 @@ fn a_restart_in_the_middle_of_a_ladder_changes_no_attempt_time() {
     let dev = Dev(&server);
     let (again, _) = dev.clock();
     assert!((0.0..60.0).contains(&seconds(shown, again)), "{shown} before the kill, {again} after it");
+    set_timeouts(&dev, &customs);
+    set_timeouts(&dev, &namespaces);
     dev.advance(DAY);
-    for (index, ladder) in [&BASIC[..], &NAMESPACE[..]].into_iter().enumerate() {
-        let last = before[index].last().expect("attempts before the kill").clone();
-        let mut attempts = dev.attempts(&ids[index]);
-        attempts.insert(0, last);
-        check_waits(&ids[index], &attempts, &ladder[before[index].len() - 1..]);
+    for (ladder, before) in all().zip(&before) {
+        // Attempts are remembered by the process that made them.
+        let mut attempts = before.clone();
+        attempts.extend(dev.attempts(&ladder.id));
+        ladder.check(&attempts);
     }
     // Nobody takes an advance for a wrong wall clock: the end of the time to live came at its time.
     assert!(!server.log().contains("nothing expires in the next ten minutes"), "{}", server.log());
-    assert_eq!(dev.drained("basic")["waiting"], 0);
-    assert_eq!(sink.at("/500").len(), BASIC.len() + 1);
+    for (sink, ladders) in [(&custom_sink, &customs), (&namespace_sink, &namespaces)] {
+        for ladder in ladders {
+            if let Some(requests) = ladder.requests() {
+                assert_eq!(sink.at(&format!("/{}", ladder.fails)).len(), requests, "{}", ladder.id);
+            }
+        }
+    }
+    let outlook = dev.drain();
+    for one in outlook["subscriptions"].as_array().expect("subscriptions") {
+        assert_eq!((&one["waiting"], &one["deadLettered"]), (&json!(0), &json!(1)), "{one}");
+    }
 }
 
 #[test]
 fn jitter_lengthens_each_wait_by_a_tenth_at_most() {
+    let server = Server::start();
+    let (custom_sink, namespace_sink) = (by_path(), by_path());
+    let (arm, dev) = (Arm::new(&server), Dev(&server));
+    let topic = arm.topic("orders", &json!({}));
+    let space = arm.namespace("spaces");
+    arm.namespace_topic(&space, "orders");
+    let mut ladders = custom_ladders(&arm, &topic, &custom_sink);
+    ladders.extend(namespace_ladders(&arm, &space, &namespace_sink));
+    set_timeouts(&dev, &ladders);
+    server.send(&topic.publish(events::JSON, &json!([events::grid_event("e")]))).expect(200);
+    server.send(&space.publish("orders", &json!([events::cloud_event("e")]))).expect(200);
+    dev.advance(DAY);
+    for ladder in &ladders {
+        let waits = waits(&dev.attempts(&ladder.id));
+        // So much later, the last one may fall behind the end of the day.
+        assert!(ladder.waits.len() - 1 <= waits.len(), "{}: {waits:?}", ladder.id);
+        for (wait, least) in waits.iter().zip(&ladder.waits) {
+            assert!((least - 0.002..1.1 * least + LATE_MAX).contains(wait), "{}: {waits:?}", ladder.id);
+        }
+    }
+}
+
+#[test]
+fn jitter_spreads_what_has_failed_together() {
     let server = Server::start();
     let sink = by_path();
     let (arm, dev) = (Arm::new(&server), Dev(&server));
@@ -259,7 +348,7 @@ fn jitter_lengthens_each_wait_by_a_tenth_at_most() {
     let batch: Vec<Value> = (0..count).map(|number| events::grid_event(&format!("e-{number}"))).collect();
     server.send(&topic.publish(events::JSON, &json!(batch))).expect(200);
     dev.advance("20m");
-    let mut first_waits = Vec::new();
+    let mut third_waits = Vec::new();
     for number in 0..count {
         let mut attempts = dev.attempts(&id);
         attempts.retain(|attempt| attempt.event_id == format!("e-{number}"));
@@ -268,10 +357,10 @@ fn jitter_lengthens_each_wait_by_a_tenth_at_most() {
         for (wait, least) in waits.iter().zip(BASIC) {
             assert!((least - 0.002..1.1 * least + LATE_MAX).contains(wait), "{waits:?}");
         }
-        first_waits.push(waits[2]);
+        third_waits.push(waits[2]);
     }
-    let spread = first_waits.iter().fold(0.0_f64, |most, wait| most.max(*wait)) - 60.0;
-    assert!(spread > 1.0, "twenty waits of 60 to 66 s are not all in the first second: {first_waits:?}");
+    let spread = third_waits.iter().fold(0.0_f64, |most, wait| most.max(*wait)) - 60.0;
+    assert!(spread > 1.0, "twenty waits of 60 to 66 s are not all in the first second: {third_waits:?}");
 }
 
 #[test]

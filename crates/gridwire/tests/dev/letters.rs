@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
@@ -29,7 +29,12 @@ fn publish(server: &Server, topic: &Topic, id: &str) {
 
 /// The letters on the disk.
 fn letters(server: &Server) -> Vec<PathBuf> {
-    let (mut found, mut dirs) = (Vec::new(), vec![server.data_dir().join("deadletter/store/letters")]);
+    below(&server.data_dir().join("deadletter/store/letters"))
+}
+
+/// Every file below a directory.
+pub(crate) fn below(directory: &Path) -> Vec<PathBuf> {
+    let (mut found, mut dirs) = (Vec::new(), vec![directory.to_owned()]);
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             let path = entry.path();

@@ -204,6 +204,9 @@ async fn the_requests_are_those_of_the_contract() {
     let error =
         rig.dispatcher.validate(handshake(&url, DeliverySchema::EventGrid)).await.expect_err("no code");
     assert!(!error.to_string().contains("s3cret") && error.to_string().contains(&server.url()), "{error}");
+    let namespace =
+        Handshake { topic_kind: TopicKind::Namespace, ..handshake(&url, DeliverySchema::CloudEvent) };
+    rig.dispatcher.validate(namespace).await.expect("consent");
     let requests = requests.lock().expect("no panic");
     assert!(requests[0].starts_with("OPTIONS /hook?code=s3cret HTTP/1.1\r\n"), "{}", requests[0]);
     assert!(requests[0].contains("\r\nwebhook-request-origin: my.example\r\n"), "{}", requests[0]);
@@ -225,6 +228,8 @@ async fn the_requests_are_those_of_the_contract() {
     assert_eq!(events[0]["data"].get("validationUrl"), None);
     assert!(!requests[0].contains("webhook-request-callback"), "{}", requests[0]);
     assert!(requests[0].contains("\r\nwebhook-request-rate: 600\r\n"), "{}", requests[0]);
+    assert!(requests[2].contains("\r\nwebhook-request-origin: my.example\r\n"), "{}", requests[2]);
+    assert!(!requests[2].contains("webhook-request-rate"), "a namespace asks for none: {}", requests[2]);
 }
 
 #[tokio::test]
@@ -270,15 +275,31 @@ async fn silence_is_asked_again_and_then_refused() {
         let rig = Rig::new();
         let validating = rig.dispatcher.validate(handshake(&server.url(), DeliverySchema::CloudEvent));
         tokio::pin!(validating);
+        let mut passed = 0;
         let result = loop {
             tokio::select! {
                 result = &mut validating => break result,
-                () = tokio::time::sleep(Duration::from_millis(2)) => rig.clock.advance(Duration::from_secs(1)),
+                () = tokio::time::sleep(Duration::from_millis(2)) => {
+                    rig.clock.advance(Duration::from_secs(1));
+                    passed += 1;
+                }
             }
         };
         assert_eq!(reason(result).as_deref(), reason_wanted);
+        if reason_wanted.is_some() {
+            assert_eq!(passed, 30 + 5 + 30 + 5 + 30, "seconds, with five between the tries");
+        }
         assert_eq!(server.connections(), 3);
     }
+}
+
+#[test]
+fn a_refusal_has_the_services_words_and_says_why() {
+    let refused = HandshakeError::Refused { endpoint: "https://a.example/in".into(), reason: "no".into() };
+    assert_eq!(
+        refused.to_string(),
+        "The attempt to validate the provided endpoint https://a.example/in failed: no. For more details, visit https://aka.ms/esvalidation"
+    );
 }
 
 #[tokio::test]
