@@ -186,6 +186,32 @@ mod tests {
     }
 
     #[test]
+    fn every_failure_without_a_wait_of_its_own_keeps_to_the_ladder() {
+        let of_both =
+            [302, 405, 429, 500, 502, 504].map(|status| answered(status, None)).into_iter().chain([
+                Outcome::TimedOut,
+                Outcome::Unreachable,
+                Outcome::Unresolved,
+                Outcome::TlsFailed,
+                Outcome::Forbidden,
+                Outcome::NoToken,
+            ]);
+        let of_namespaces = [answered(408, None), answered(503, None)];
+        for outcome in of_both.clone() {
+            for (attempt, seconds) in
+                (1..).zip([10, 30, 60, 300, 600, 1800, 3600, 10_800, 21_600, 43_200, 43_200])
+            {
+                check(BASIC, outcome, attempt, seconds);
+            }
+        }
+        for outcome in of_both.chain(of_namespaces) {
+            for (attempt, seconds) in (1..).zip([10, 20, 30, 240, 300, 300, 300, 300, 300]) {
+                check(NAMESPACE, outcome, attempt, seconds);
+            }
+        }
+    }
+
+    #[test]
     fn a_status_sets_the_least_wait() {
         check(BASIC, answered(404, None), 1, 300);
         check(BASIC, answered(408, None), 1, 120);

@@ -241,6 +241,9 @@ async fn bad_headers_and_dead_letter_destinations_are_refused() {
         bad("PUT", SUBSCRIPTION, named("Content-Type")),
         bad("PUT", SUBSCRIPTION, named("Host")),
         bad("PUT", SUBSCRIPTION, named("ce-id")),
+        bad("PUT", SUBSCRIPTION, named("Webhook-Id")),
+        bad("PUT", SUBSCRIPTION, named("proxy-authorization")),
+        bad("PUT", SUBSCRIPTION, named("Transfer-Encoding")),
         bad("PUT", SUBSCRIPTION, named("a b")),
         bad("PUT", SUBSCRIPTION, named("")),
         bad(

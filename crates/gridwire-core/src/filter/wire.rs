@@ -559,7 +559,8 @@ mod tests {
             |count: usize| json!({ "key": "k", "operatorType": "NumberIn", "values": vec![1; count] });
         let one = json!({ "key": "k", "operatorType": "NumberLessThan", "value": 1 });
         let range = json!({ "key": "k", "operatorType": "NumberInRange", "values": [[1, 2]] });
-        let filters = |count| json!({ "advancedFilters": [numbers(count), one, range] });
+        let none = json!({ "key": "k", "operatorType": "IsNotNull" });
+        let filters = |count| json!({ "advancedFilters": [numbers(count), one, range, none] });
         assert!(FilterSpec::from_basic(&filters(23)).is_ok());
         check_error(
             &filters(24),
