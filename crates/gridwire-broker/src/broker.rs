@@ -24,7 +24,7 @@ use crate::data_plane;
 use crate::dead_letter::{self, AccountOptions, DeadLetters, Job, Jobs, Record, StartJobError};
 use crate::deliveries::Deliveries;
 use crate::metrics::{Metrics, Named, merged};
-use crate::push::{Dispatcher, PushOptions};
+use crate::push::{Dispatcher, Forwarder, PushOptions};
 use crate::shards::{Missed, Outside, RecoveredShards, Shards};
 
 /// How long a stop waits: a little longer than the dispatcher lets attempts in flight go on.
@@ -79,7 +79,8 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Broker {
     outside: Arc<Outside>,
-    table: ArcSwap<RoutingTable>,
+    /// Shared with the forwarder.
+    table: Arc<ArcSwap<RoutingTable>>,
     /// Set by the first routing table: which shard has which subscription follows from it.
     shards: OnceLock<Arc<Shards>>,
     /// One change of the table at a time.
@@ -109,11 +110,20 @@ impl Broker {
         let dead_letters = DeadLetters::new(disk, data_dir.join("deadletter"), options.threads)
             .with_accounts(&options.dead_letter_accounts, &net, &clock)
             .of_store(StoreTag::of(&token_secret));
+        let (table, metrics) = (Arc::<ArcSwap<RoutingTable>>::default(), Arc::<Metrics>::default());
+        let forwarder = Forwarder {
+            log: Arc::clone(&log),
+            clock: Arc::clone(&clock),
+            rng: Arc::clone(&rng),
+            table: Arc::clone(&table),
+            metrics: Arc::clone(&metrics),
+        };
         let dispatcher = Dispatcher::new(
             net,
             Arc::clone(&clock),
             Arc::clone(&rng),
             options.push.clone(),
+            forwarder,
             tasks.clone(),
             stop.clone(),
         );
@@ -126,14 +136,14 @@ impl Broker {
             dead_letters,
             missed: Missed::default(),
             deliveries: Deliveries::default(),
-            metrics: Metrics::default(),
+            metrics,
             retry_jitter: options.retry_jitter,
             fatal: CancellationToken::new(),
         };
         let jobs = Arc::new(outside.dead_letters.jobs());
         Ok(Arc::new_cyclic(|me| Self {
             outside: Arc::new(outside),
-            table: ArcSwap::default(),
+            table,
             shards: OnceLock::new(),
             installing: tokio::sync::Mutex::new(()),
             tokens: LockTokens::new(&token_secret),

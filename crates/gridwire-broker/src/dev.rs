@@ -62,16 +62,26 @@ impl Broker {
     /// Waits until nothing of what is published now goes on by itself, for `patience` of real time at most, and
     /// tells what became of it. `None` when the broker is stopping.
     ///
+    /// What is forwarded on the way is published by that, and belongs to it: once the sources are still, the topics
+    /// that they forward to are waited for. Those forward nothing, so a second look is the last.
+    ///
     /// # Cancel safety
     ///
     /// May be dropped at any time.
     pub async fn settle_down(&self, patience: Duration) -> Option<Outlook> {
         let shards = self.shards()?;
         let outside = self.outside();
-        let ends = self.ends();
+        let mut ends = self.ends();
+        let until_still = async {
+            let queues = shards::outlook(&shards, ends.clone(), true).await?;
+            if !self.follow_forwards(&mut ends) {
+                return Some(queues);
+            }
+            shards::outlook(&shards, ends.clone(), true).await
+        };
         let waited = tokio::select! {
             biased;
-            still = shards::outlook(&shards, ends.clone(), true) => Some(still?),
+            still = until_still => Some(still?),
             () = outside.clock.sleep(patience) => None,
         };
         let still = waited.is_some();
@@ -95,6 +105,20 @@ impl Broker {
     fn ends(&self) -> HashMap<TopicNumber, Offset> {
         let log = &self.outside().log;
         self.table().by_number.keys().map(|&topic| (topic, log.end(topic))).collect()
+    }
+
+    /// Moves the ends of the topics that are forwarded to behind what was forwarded since. Returns whether there was
+    /// anything.
+    fn follow_forwards(&self, ends: &mut HashMap<TopicNumber, Offset>) -> bool {
+        let table = self.table();
+        let all = table.by_number.values().flat_map(|topic| topic.all_subscriptions());
+        let targets = all.filter_map(|route| table.forward_target(route.forward.as_ref()?));
+        let mut moved = false;
+        for number in targets.map(|topic| topic.number) {
+            let end = self.outside().log.end(number);
+            moved |= ends.insert(number, end) != Some(end);
+        }
+        moved
     }
 
     async fn event_ids(&self, queue: &QueueOutlook) -> Vec<String> {

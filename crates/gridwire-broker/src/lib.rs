@@ -16,6 +16,7 @@ mod data_plane;
 mod dead_letter;
 mod deliveries;
 mod dev;
+mod intake;
 mod metrics;
 mod push;
 mod shards;

@@ -10,7 +10,7 @@
 //!   writes what is sent and `answer` reads what came back.
 //! * `faults`: in development mode, what attempts meet instead of their endpoint.
 //! * `dispatcher`: a queue and a bounded set of connections for each endpoint, so that a bad one delays
-//!   nobody else.
+//!   nobody else. Its `forward` puts events into topics of namespaces, which are no webhooks but attempts all the same.
 //! * `tokens`: bearer tokens for endpoints that want one, from the configured issuer, kept until they are about to
 //!   expire.
 //! * `handshake`: asks an endpoint for its consent before a subscription is kept.
@@ -39,7 +39,7 @@ use gridwire_core::limits;
 use gridwire_core::secret::Secret;
 use rustls_pki_types::CertificateDer;
 
-pub(crate) use dispatcher::{Attempt, AttemptKey, Dispatcher, Finished};
+pub(crate) use dispatcher::{Attempt, AttemptKey, Dispatcher, Finished, Forwarder};
 use judge::Network;
 pub(crate) use tls::Tls;
 

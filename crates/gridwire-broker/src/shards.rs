@@ -216,6 +216,7 @@ impl Shards {
             let same = before.as_ref().is_some_and(|before| {
                 before.policy == route.policy
                     && before.webhook == route.webhook
+                    && before.forward == route.forward
                     && before.dead_letter == route.dead_letter
                     && before.resource_id == route.resource_id
             });

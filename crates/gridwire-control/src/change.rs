@@ -188,11 +188,10 @@ impl Shared {
         let state = self.state();
         let entry = state.resources.get(&change.address).ok_or_else(|| not_found(&change.address))?;
         let topic = state.resources.ground_of(&change.address).and_then(|topic| topic.facts().topic());
-        let webhook = entry.facts().subscription().and_then(|facts| facts.webhook.as_ref());
-        let (Some(webhook), Some(topic)) = (webhook, topic) else {
-            let message = "The event subscription has no endpoint: its events are received, not pushed.";
-            return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+        let (Some(facts), Some(topic)) = (entry.facts().subscription(), topic) else {
+            return Err(not_found(&change.address));
         };
+        let webhook = facts.require_webhook()?;
         let webhook = Webhook { signing: entry.document.signing.clone(), ..webhook.clone() };
         Ok(plan::handshake(&entry.document.address, &webhook, topic.kind))
     }

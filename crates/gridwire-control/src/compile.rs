@@ -288,6 +288,7 @@ impl<'a> Subscriptions<'a> {
                     .webhook
                     .clone()
                     .map(|webhook| Webhook { signing: entry.document.signing.clone(), ..webhook }),
+                forward: subscription.forward.clone(),
                 dead_letter: subscription.dead_letter.clone(),
                 filter: Arc::clone(&subscription.filter),
             };

@@ -537,12 +537,8 @@ fn keys(entry: &Entry) -> Result<Response, ApiError> {
 }
 
 fn full_url(entry: &Entry) -> Result<Response, ApiError> {
-    let webhook = entry.facts().subscription().and_then(|facts| facts.webhook.as_ref());
-    let Some(webhook) = webhook else {
-        let message = "The event subscription has no endpoint: its events are received, not pushed.";
-        return Err(ApiError::new(ErrorCode::InvalidRequest, message));
-    };
-    let body = serde_json::json!({ "endpointUrl": webhook.url });
+    let facts = entry.facts().subscription().ok_or_else(internal)?;
+    let body = serde_json::json!({ "endpointUrl": facts.require_webhook()?.url });
     Ok(json(StatusCode::OK, body.to_string()))
 }
 

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::event::InputSchema;
 use gridwire_core::filter::FilterSpec;
 use gridwire_core::publish::InputMapping;
-use gridwire_core::routing::{DeadLetterDestination, DeliveryMode, TopicKind, Webhook};
+use gridwire_core::routing::{DeadLetterDestination, DeliveryMode, ForwardTarget, TopicKind, Webhook};
 use gridwire_core::time::Timestamp;
 use serde_json::Value;
 
@@ -69,9 +70,23 @@ pub(crate) struct SubscriptionFacts {
     /// `None`: as long as the topic keeps events. Never longer than that in any case.
     pub time_to_live: Option<Duration>,
     pub webhook: Option<Webhook>,
+    /// Instead of a webhook.
+    pub forward: Option<ForwardTarget>,
     pub dead_letter: Option<DeadLetterDestination>,
     pub filter: Arc<FilterSpec>,
     pub expires_at: Option<Timestamp>,
     /// The delivery attribute mappings in full, secret values included.
     pub delivery_attributes: Vec<Value>,
+}
+
+impl SubscriptionFacts {
+    /// The webhook, for what can be done only with one.
+    pub(crate) fn require_webhook(&self) -> Result<&Webhook, ApiError> {
+        let how =
+            if self.forward.is_some() { "forwarded to a namespace topic" } else { "received, not pushed" };
+        self.webhook.as_ref().ok_or_else(|| {
+            let message = format!("The event subscription has no endpoint: its events are {how}.");
+            ApiError::new(ErrorCode::InvalidRequest, message)
+        })
+    }
 }

@@ -20,6 +20,7 @@ use gridwire_core::time::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::address::Address;
+use crate::document::Resources;
 use crate::facts::Facts;
 use crate::members::{Members, invalid};
 use crate::options::PublicAddresses;
@@ -205,6 +206,8 @@ pub(crate) struct Admission<'a> {
     pub now: Timestamp,
     pub allow_http_webhooks: bool,
     pub token_issuer: bool,
+    /// All there are.
+    pub resources: &'a Resources,
 }
 
 /// What read-only properties are made of.

@@ -125,7 +125,7 @@ pub(crate) fn plan(
     if write.strict && !write.patch {
         strict::check(&write.body, &spec.properties())?;
     }
-    spec.admit(Admission { ground, now, allow_http_webhooks, token_issuer })?;
+    spec.admit(Admission { ground, now, allow_http_webhooks, token_issuer, resources })?;
 
     let webhook = spec.facts().subscription().and_then(|facts| facts.webhook.clone());
     let agreed = existing

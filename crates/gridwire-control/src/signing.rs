@@ -95,11 +95,8 @@ impl Shared {
         let existing = self.state().resources.get(&change.address).cloned();
         change.preconditions.check(existing.as_deref())?;
         let existing = existing.ok_or_else(|| not_found(&change.address))?;
-        if existing.facts().subscription().is_some_and(|facts| facts.webhook.is_some()) {
-            return Ok(existing);
-        }
-        let message = "The event subscription has no endpoint: its events are received, not pushed.";
-        Err(ApiError::new(ErrorCode::InvalidRequest, message))
+        existing.facts().subscription().ok_or_else(|| not_found(&change.address))?.require_webhook()?;
+        Ok(existing)
     }
 }
 

@@ -6,6 +6,7 @@ mod destinations;
 mod domains;
 mod expiration;
 mod faults;
+mod forwarding;
 mod life_cycles;
 mod lists;
 mod openapi;

@@ -141,12 +141,25 @@ pub struct SubscriptionRoute {
     /// Empty for a custom topic.
     pub namespace_name: String,
     pub policy: QueuePolicy,
+    /// Where events are posted to; `None` of one that is received from, or that forwards.
     pub webhook: Option<Webhook>,
+    /// Where events go instead of a webhook. Never of a namespace topic's subscription: an event that is
+    /// forwarded is not forwarded again, so no chain of subscriptions is longer than two, and none is a ring.
+    pub forward: Option<ForwardTarget>,
     pub dead_letter: Option<DeadLetterDestination>,
     pub filter: Arc<FilterSpec>,
 }
 
 impl SubscriptionRoute {
+    /// How a delivery shows an event: the schema, and what is added to it. `None` of one that is received from.
+    pub fn form(&self) -> Option<(DeliverySchema, &[(String, AttributeSource)])> {
+        match (&self.webhook, &self.forward) {
+            (Some(webhook), _) => Some((webhook.schema, &webhook.attributes)),
+            (None, Some(_)) => Some((DeliverySchema::CloudEvent, &[])),
+            (None, None) => None,
+        }
+    }
+
     /// The ARM id of the topic that `event` was published to. An event of a domain names its domain topic,
     /// which a subscription to the whole domain has to tell from others.
     pub fn topic_of<'a>(&'a self, event: &'a Event<'_>) -> &'a str {
@@ -263,6 +276,15 @@ impl fmt::Debug for Webhook {
     }
 }
 
+/// The topic of a namespace that events are forwarded to, by its name: one that was deleted and made again is
+/// the same target, as a webhook would be that was down for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ForwardTarget {
+    pub namespace: Place,
+    /// Lower-cased.
+    pub topic: String,
+}
+
 /// A blob container for dead letters; an account that is not configured is a directory of the data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetterDestination {
@@ -330,6 +352,11 @@ impl RoutingTable {
             .iter()
             .filter(move |(place, _)| place.name.eq_ignore_ascii_case(name))
             .map(|(_, route)| route)
+    }
+
+    /// Where events are forwarded to, if it is there.
+    pub fn forward_target(&self, target: &ForwardTarget) -> Option<&Arc<TopicRoute>> {
+        self.namespaces.get(&target.namespace)?.topics.get(&target.topic)
     }
 
     /// Every subscription of every topic, in order of number (so that walks are repeatable).

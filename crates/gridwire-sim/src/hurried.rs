@@ -108,6 +108,7 @@ impl Hurried {
                 ..route.policy.clone()
             },
             webhook: route.webhook.clone(),
+            forward: route.forward.clone(),
             dead_letter: route.dead_letter.clone(),
             filter: Arc::clone(&route.filter),
         }

@@ -24,6 +24,15 @@ pub(crate) struct Wanted {
     is_subscription: bool,
 }
 
+impl Wanted {
+    /// Whether it is a subscription to a topic of a namespace, which has to be there first.
+    fn forwards(&self) -> bool {
+        let places = ["/properties/destination", "/properties/deliveryWithResourceIdentity/destination"];
+        let kind = |place: &str| self.body.pointer(place)?.get("endpointType")?.as_str();
+        places.into_iter().filter_map(kind).any(|kind| kind.eq_ignore_ascii_case("NamespaceTopic"))
+    }
+}
+
 /// What is to be done about a resource, or was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
@@ -114,7 +123,7 @@ pub(crate) fn read(path: &Path, scope: &Scope) -> anyhow::Result<Vec<Wanted>> {
     parse(&text, ending, scope).with_context(|| format!("failed to understand `{}`", path.display()))
 }
 
-/// The resources of a file, parents before children.
+/// The resources of a file, parents before children and targets before what forwards to them.
 fn parse(text: &str, ending: &str, scope: &Scope) -> anyhow::Result<Vec<Wanted>> {
     let file: File = match ending {
         "json" => serde_json::from_str(text)?,
@@ -177,6 +186,8 @@ fn parse(text: &str, ending: &str, scope: &Scope) -> anyhow::Result<Vec<Wanted>>
             add_subscriptions(&mut wanted, &scope, &topic, entry.event_subscriptions)?;
         }
     }
+    // What they forward to may be in the same file.
+    wanted.sort_by_key(Wanted::forwards);
     let mut ids: Vec<String> = wanted.iter().map(|wanted| wanted.id.to_ascii_lowercase()).collect();
     ids.sort_unstable();
     if let Some((id, _)) = ids.iter().zip(ids.iter().skip(1)).find(|(id, next)| id == next) {

@@ -52,6 +52,16 @@ async fn endpoint(broker: &Broker, route: &SubscriptionRoute) -> Result<Response
     };
     let (detail, until, outcome) = match endpoint.rule {
         Rule::Free => ("Nothing holds deliveries back.", None, None),
+        Rule::Probation(rest) if route.forward.is_some() => (
+            "Forwarding failed ten times in a row: nothing is forwarded until then.",
+            Some(rest.until.to_string()),
+            Some(rest.outcome),
+        ),
+        Rule::Congestion if route.forward.is_some() => (
+            "This broker's store was full or busy: fewer events are forwarded at once until it copes.",
+            None,
+            None,
+        ),
         Rule::Probation(rest) => (
             "The endpoint failed ten times in a row: nothing is sent to it until then.",
             Some(rest.until.to_string()),

@@ -1,13 +1,10 @@
 //! Publish: parse once, match once, append, and answer when it is durable.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use gridwire_core::api_error::{ApiError, ErrorCode};
-use gridwire_core::filter::MatchSet;
-use gridwire_core::frame::FrameBuilder;
 use gridwire_core::limits;
 use gridwire_core::planted::planted;
 use gridwire_core::publish::{self, PublishRequest};
@@ -19,10 +16,8 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::request::Parts;
 
 use crate::broker::Broker;
-use crate::metrics::Tally;
-
-/// What a match set and the lengths around an event cost in a frame, about.
-const FRAME_OVERHEAD: usize = 32;
+use crate::intake::Intake;
+use crate::metrics::TopicCounters;
 
 pub(super) async fn events(
     broker: &Broker,
@@ -31,15 +26,10 @@ pub(super) async fn events(
     body: Body,
 ) -> Result<Response, ApiError> {
     let counters = broker.outside().metrics.topic(topic.number);
-    let accepted = accept(broker, topic, parts, body, counters.tally()).await;
-    match &accepted {
-        Ok((events, unmatched)) => {
-            counters.accepted.fetch_add(*events, Ordering::Relaxed);
-            counters.unmatched.fetch_add(*unmatched, Ordering::Relaxed);
-        }
-        Err(error) => counters.refuse(error.code),
+    if let Err(error) = accept(broker, topic, parts, body, Arc::clone(&counters)).await {
+        counters.refuse(error.code);
+        return Err(error);
     }
-    accepted?;
     Ok(match topic.kind {
         // Python treats only an empty-bodied 200 alike everywhere; namespaces must answer JSON.
         TopicKind::Custom | TopicKind::Domain => gridwire_http::empty(StatusCode::OK),
@@ -47,18 +37,18 @@ pub(super) async fn events(
     })
 }
 
-/// Returns how many events were accepted, and how many of them matched nobody; whom they matched is counted here.
+/// Returns when the events are durable and counted.
 async fn accept(
     broker: &Broker,
     topic: &Arc<TopicRoute>,
     parts: &Parts,
     body: Body,
-    mut tally: Tally,
-) -> Result<(u64, u64), ApiError> {
+    counters: Arc<TopicCounters>,
+) -> Result<(), ApiError> {
     identity_encoding(parts)?;
     let body = body.read(limits::REQUEST_BYTES_MAX).await?;
     let begun = broker.outside().clock.monotonic();
-    let (draft, events, unmatched) = {
+    let mut intake = {
         let text = |value: &http::HeaderValue| value.to_str().ok().map(str::to_owned);
         let content_type = parts.headers.get(CONTENT_TYPE).map(|value| text(value).unwrap_or_default());
         let mut ce_headers = Vec::new();
@@ -84,35 +74,22 @@ async fn accept(
         if topic.kind == TopicKind::Domain {
             publish::route_to_domain_topics(&mut events, &topic.resource_id)?;
         }
-        let mut frame = FrameBuilder::new(topic.number, body.len() + events.len() * FRAME_OVERHEAD);
-        let (mut matched, mut scratch) = (MatchSet::default(), MatchSet::default());
-        let mut unmatched = 0;
-        for event in &events {
-            topic.matches(event, &mut matched, &mut scratch);
-            if matched.is_empty() {
-                unmatched += 1;
-            } else {
-                tally.add(&matched);
-                frame.push(&matched, event);
-            }
-        }
-        (frame.finish(), events.len() as u64, unmatched)
+        Intake::of(topic, &events, body.len(), counters)
     };
-    if let Some(mut draft) = draft {
-        if planted("batch-in-two-frames") && draft.count > 1 {
-            let rest = draft.split_off_first();
-            let first = std::mem::replace(&mut draft, rest);
-            broker.outside().log.append_events(first).await.map_err(refused)?;
-        }
-        broker.outside().log.append_events(draft).await.map_err(refused)?;
+    if planted("batch-in-two-frames")
+        && let Some(draft) = intake.draft.as_mut().filter(|draft| draft.count > 1)
+    {
+        let rest = draft.split_off_first();
+        let first = std::mem::replace(draft, rest);
+        broker.outside().log.append_events(first).await.map_err(refused)?;
     }
-    tally.count();
+    intake.store(&*broker.outside().log).await.map_err(refused)?;
     broker
         .outside()
         .metrics
         .publish_seconds
         .observe(broker.outside().clock.monotonic().saturating_sub(begun));
-    Ok((events, unmatched))
+    Ok(())
 }
 
 fn identity_encoding(parts: &Parts) -> Result<(), ApiError> {

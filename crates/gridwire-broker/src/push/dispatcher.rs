@@ -3,8 +3,10 @@
 //! The shard driver hands over attempts ([`Dispatcher::start`]) and gets each one's [`Finished`] back on a
 //! channel of its own. Between the two stands a [`pool`] for each endpoint: what one of them does to its
 //! attempts, hang, trickle or crash, happens to its own queue and its own connections only. The one thing all
-//! share is the map that finds the pool, held for a look-up.
+//! share is the map that finds the pool, held for a look-up. Subscriptions that forward have no pool: their attempts
+//! end in our own log ([`forward`]).
 
+mod forward;
 mod pool;
 
 use std::borrow::Cow;
@@ -18,13 +20,15 @@ use gridwire_core::event::DeliverySchema;
 use gridwire_core::fault_script::FaultScript;
 use gridwire_core::ids::{Offset, SubscriptionNumber};
 use gridwire_core::retry::Outcome;
-use gridwire_core::routing::{Consent, Handshake, HandshakeError, SubscriptionRoute};
+use gridwire_core::routing::{Consent, ForwardTarget, Handshake, HandshakeError, SubscriptionRoute};
 use gridwire_outside::{Clock, Net, Rng};
 use http::uri::PathAndQuery;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::forward::Forwarder;
+use self::forward::Forwarding;
 use self::pool::{Delivery, Pool, Shared};
 use super::PushOptions;
 use super::client::Client;
@@ -113,6 +117,18 @@ pub(crate) struct Route {
     signs_origin: bool,
 }
 
+/// What an attempt takes.
+enum Way {
+    Post(Arc<Route>),
+    Forward(ForwardTarget),
+}
+
+/// An attempt that nothing holds back.
+enum Outgoing {
+    Post(Delivery),
+    Forward(Forwarding),
+}
+
 impl Dispatcher {
     /// On `stop`, attempts in flight have [`PushOptions::stop_grace`] to end; what was not started is dropped
     /// without a report, to be repeated after the next start. `tasks` joins the connections' tasks.
@@ -121,6 +137,7 @@ impl Dispatcher {
         clock: Arc<dyn Clock>,
         rng: Arc<dyn Rng>,
         options: PushOptions,
+        forwarder: Forwarder,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Arc<Self> {
@@ -139,7 +156,7 @@ impl Dispatcher {
         let routes =
             Routes { by_subscription: HashMap::new(), pools: HashMap::new(), prune_at: PRUNE_AT_LEAST };
         let faults = options.faults.then(Faults::default);
-        let shared = Arc::new(Shared { client, clock, options, origin, tokens, tasks, stop });
+        let shared = Arc::new(Shared { client, clock, options, origin, tokens, forwarder, tasks, stop });
         Arc::new(Self { shared, handshakes, routes: Mutex::new(routes), faults })
     }
 
@@ -153,7 +170,11 @@ impl Dispatcher {
         if self.shared.stop.is_cancelled() {
             return;
         }
-        let Some(route) = self.route(&attempt.subscription) else {
+        let way = match &attempt.subscription.forward {
+            Some(target) => Some(Way::Forward(target.clone())),
+            None => self.route(&attempt.subscription).map(Way::Post),
+        };
+        let Some(way) = way else {
             let (key, outcome) = (attempt.key, Outcome::Forbidden);
             self.shared
                 .report_at_once(Finished { key, outcome, status: None, latency: Duration::ZERO }, done);
@@ -168,8 +189,12 @@ impl Dispatcher {
             self.shared.report_at_once(Finished { key, outcome, status, latency: Duration::ZERO }, done);
             return;
         }
-        let delivery = Delivery { attempt, route, done: done.clone(), fault, overtakes };
-        let Some(held) = held else { return self.shared.offer(delivery) };
+        let done = done.clone();
+        let outgoing = match way {
+            Way::Post(route) => Outgoing::Post(Delivery { attempt, route, done, fault, overtakes }),
+            Way::Forward(target) => Outgoing::Forward(Forwarding { attempt, target, done, fault, overtakes }),
+        };
+        let Some(held) = held else { return self.shared.let_go(outgoing) };
         let shared = Arc::clone(&self.shared);
         // Bounded by what the caller has outstanding.
         self.shared.tasks.spawn(async move {
@@ -180,7 +205,7 @@ impl Dispatcher {
                 _ = held => {}
                 () = shared.clock.sleep(REORDER_PATIENCE) => {}
             }
-            shared.offer(delivery);
+            shared.let_go(outgoing);
         });
     }
 
@@ -280,6 +305,17 @@ impl Dispatcher {
 }
 
 impl Shared {
+    fn let_go(self: &Arc<Self>, outgoing: Outgoing) {
+        match outgoing {
+            Outgoing::Post(delivery) => self.offer(delivery),
+            Outgoing::Forward(forwarding) => {
+                let shared = Arc::clone(self);
+                // Bounded by what the caller has outstanding.
+                self.tasks.spawn(async move { forwarding.run(&shared).await });
+            }
+        }
+    }
+
     fn offer(&self, delivery: Delivery) {
         let pool = Arc::clone(&delivery.route.pool);
         if let Err(delivery) = pool.offer(delivery) {

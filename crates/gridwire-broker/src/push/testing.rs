@@ -9,15 +9,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use gridwire_core::event::DeliverySchema;
 use gridwire_core::filter::FilterSpec;
 use gridwire_core::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
 use gridwire_core::pace::Pace;
 use gridwire_core::retry::{RetryPolicy, Tier};
-use gridwire_core::routing::{BoxFuture, DeliveryMode, QueuePolicy, SubscriptionRoute, TopicKind, Webhook};
+use gridwire_core::routing::{
+    BoxFuture, DeliveryMode, QueuePolicy, RoutingTable, SubscriptionRoute, TopicKind, Webhook,
+};
 use gridwire_core::time::Timestamp;
 use gridwire_outside::system::SystemNet;
 use gridwire_outside::{Listener, ManualClock, Net, SeededRng, Stream};
+use gridwire_store::Log;
+use gridwire_store::model::ModelLog;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::PushOptions;
-use super::dispatcher::{Attempt, AttemptKey, Dispatcher, Finished};
+use super::dispatcher::{Attempt, AttemptKey, Dispatcher, Finished, Forwarder};
 
 pub(super) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
@@ -196,6 +201,9 @@ impl Net for TableNet {
 pub(super) struct Rig {
     pub(super) clock: Arc<ManualClock>,
     pub(super) dispatcher: Arc<Dispatcher>,
+    /// Where what is forwarded ends.
+    pub(super) log: Arc<dyn Log>,
+    pub(super) table: Arc<ArcSwap<RoutingTable>>,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
     done: mpsc::Sender<Finished>,
@@ -217,9 +225,19 @@ impl Rig {
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(784_111_777_000)));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let rng = Arc::new(SeededRng::new(1));
-        let dispatcher = Dispatcher::new(net, clock.clone(), rng, options, tasks.clone(), stop.clone());
+        let log: Arc<dyn Log> = Arc::new(ModelLog::new(clock.clone()));
+        let table = Arc::<ArcSwap<RoutingTable>>::default();
+        let forwarder = Forwarder {
+            log: Arc::clone(&log),
+            clock: clock.clone(),
+            rng: rng.clone(),
+            table: Arc::clone(&table),
+            metrics: Arc::default(),
+        };
+        let dispatcher =
+            Dispatcher::new(net, clock.clone(), rng, options, forwarder, tasks.clone(), stop.clone());
         let (done, finished) = mpsc::channel(10_000);
-        Self { clock, dispatcher, stop, tasks, done, finished, next_id: 0 }
+        Self { clock, dispatcher, log, table, stop, tasks, done, finished, next_id: 0 }
     }
 
     pub(super) fn start(&mut self, subscription: &Arc<SubscriptionRoute>) -> AttemptKey {
@@ -241,8 +259,13 @@ impl Rig {
             content_type: "application/json; charset=utf-8",
             headers: headers.into_iter().map(|(name, value)| (name.into(), value)).collect(),
         };
-        self.dispatcher.start(attempt, &self.done);
+        self.send(attempt);
         key
+    }
+
+    /// Has `attempt` sent, and reported to [`Rig::finished`].
+    pub(super) fn send(&self, attempt: Attempt) {
+        self.dispatcher.start(attempt, &self.done);
     }
 
     /// The next report. Gives up, by the real clock, on what should have happened long ago.
@@ -316,6 +339,7 @@ pub(super) fn subscription(number: u32, url: &str, schema: DeliverySchema) -> Ar
             signing: Vec::new(),
             token: None,
         }),
+        forward: None,
         dead_letter: None,
         filter: Arc::new(FilterSpec::default()),
     })

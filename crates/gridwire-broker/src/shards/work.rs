@@ -13,7 +13,7 @@ use gridwire_core::event::{DeliverySchema, Event};
 use gridwire_core::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
 use gridwire_core::planted::planted;
 use gridwire_core::render;
-use gridwire_core::routing::{SubscriptionRoute, TopicKind, Webhook};
+use gridwire_core::routing::{SubscriptionRoute, TopicKind};
 use gridwire_core::shard::{DeadLetterReason, LastAttempt, Position};
 use gridwire_core::time::Timestamp;
 use gridwire_outside::{Clock, Rng};
@@ -49,7 +49,7 @@ pub(crate) struct Outside {
     /// Whose dead letters could not be written, last we tried.
     pub(crate) missed: Missed,
     pub(crate) deliveries: Deliveries,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
     /// How much of the jitter there may be is used, in `0.0..=1.0`.
     pub(crate) retry_jitter: f64,
     /// Cancelled when the broker cannot keep its promises any more: the process must end.
@@ -141,7 +141,9 @@ impl Outside {
         finished: mpsc::Sender<Finished>,
     ) -> Done {
         let subscription = route.number;
-        let Some(webhook) = &route.webhook else { return Done::Nothing };
+        if route.form().is_none() {
+            return Done::Nothing;
+        }
         let mut offsets: Vec<Offset> = attempts.iter().map(|attempt| attempt.offset).collect();
         offsets.sort_unstable();
         let fetched = match self.log.fetch(route.topic, offsets).await {
@@ -181,7 +183,7 @@ impl Outside {
                     None => gone.push(*attempt),
                 }
             }
-            not_sent.extend(self.start_request(&route, webhook, &found, &events, &finished));
+            not_sent.extend(self.start_request(&route, &found, &events, &finished));
         }
         if gone.is_empty() && not_sent.is_empty() {
             return Done::Nothing;
@@ -194,11 +196,11 @@ impl Outside {
     fn start_request(
         &self,
         route: &Arc<SubscriptionRoute>,
-        webhook: &Webhook,
         attempts: &[Attempting],
         events: &[(Event<'_>, Timestamp)],
         finished: &mpsc::Sender<Finished>,
     ) -> Vec<Attempting> {
+        let Some((schema, attributes)) = route.form() else { return Vec::new() };
         let shown: Vec<_> = events
             .iter()
             .map(|(event, published)| {
@@ -207,14 +209,13 @@ impl Outside {
             })
             .collect();
         let batching = route.policy.batching();
-        let mut requests =
-            render::delivery_requests(&shown, webhook.schema, &webhook.attributes, batching).into_iter();
+        let mut requests = render::delivery_requests(&shown, schema, attributes, batching).into_iter();
         let Some(request) = requests.next() else { return Vec::new() };
         let first = attempts[request.events[0]];
         let event = &events[request.events[0]].0;
         // The service counts the attempts already made: 0 with the first.
         let made = first.attempt.saturating_sub(1);
-        let own = render::delivery_headers(event, &route.name, made, webhook.schema);
+        let own = render::delivery_headers(event, &route.name, made, schema);
         let mut headers: Vec<(Cow<'static, str>, String)> =
             own.into_iter().map(|(name, value)| (Cow::Borrowed(name), value)).collect();
         headers.extend(request.attributes.into_iter().map(|(name, value)| (Cow::Owned(name), value)));
@@ -224,7 +225,7 @@ impl Outside {
             id: first.id,
             attempt: first.attempt,
         };
-        let content_type = render::content_type(webhook.schema, batching.is_some());
+        let content_type = render::content_type(schema, batching.is_some());
         let body = Bytes::from(request.body);
         let attempt = Attempt { subscription: Arc::clone(route), key, body, content_type, headers };
         self.dispatcher.start(attempt, finished);
@@ -253,7 +254,7 @@ impl Outside {
         };
         let context = render::DeliveryContext { topic_resource_id: route.topic_of(&event), published };
         let last_outcome = last_outcome(&route, &letter);
-        let attributes = route.webhook.as_ref().map_or(&[][..], |webhook| &webhook.attributes);
+        let (schema, attributes) = route.form().unwrap_or((DeliverySchema::CloudEvent, &[]));
         let custom_properties = render::open_attributes(&event, attributes);
         let info = render::DeadLetterInfo {
             reason: letter.reason,
@@ -264,7 +265,6 @@ impl Outside {
             custom_properties: &custom_properties,
         };
         let mut content = Vec::new();
-        let schema = route.webhook.as_ref().map_or(DeliverySchema::CloudEvent, |webhook| webhook.schema);
         render::dead_letter(&event, &info, route.topic_kind, schema, context, &mut content);
         let guid = LetterGuid::of(self.dead_letters.store(), subscription, offset).to_string();
         let place = render::DeadLetterPlace {
@@ -364,7 +364,7 @@ fn last_outcome(route: &SubscriptionRoute, letter: &Letter) -> Option<&'static s
     if letter.attempts == 0 {
         return None;
     }
-    if route.webhook.is_some() {
+    if route.form().is_some() {
         return Some(letter.last.outcome().as_str());
     }
     Some(match (route.topic_kind, letter.reason) {

@@ -12,7 +12,7 @@ use gridwire_core::routing::DeliveryMode;
 use serde_json::{Map, Value, json};
 
 use super::parts::dead_letter::{self, DeadLetter};
-use super::parts::webhook::WebhookDestination;
+use super::parts::destination::Destination;
 use super::parts::{DELIVERY_SCHEMAS, INPUT_SCHEMAS, admit_expiration, read_expiration, written};
 use super::{Admission, Ground, Spec, Surroundings};
 use crate::address::Form;
@@ -26,7 +26,7 @@ const TIME_TO_LIVE_MINUTES_MAX: u32 = 1440;
 #[derive(Debug)]
 struct EventSubscriptionSpec {
     facts: SubscriptionFacts,
-    destination: WebhookDestination,
+    destination: Destination,
     schema: DeliverySchema,
     dead_letter: Option<DeadLetter>,
     time_to_live_minutes: u32,
@@ -35,13 +35,14 @@ struct EventSubscriptionSpec {
 
 /// Reads the properties of an event subscription.
 pub(super) fn read(properties: &Members<'_>, ground: Ground<'_>) -> Result<Box<dyn Spec>, ApiError> {
-    let Some(destination) = WebhookDestination::read(properties)? else {
+    let Some(destination) = Destination::read(properties)? else {
         return Err(properties.wrong("destination", "given"));
     };
-    // Unless told otherwise, events leave in the schema they came in.
+    // Unless told otherwise, events leave in the schema they came in, but a namespace topic takes only one.
     let input_schema = ground.parent.and_then(Facts::topic).map(|topic| topic.input_schema);
     let schema = match properties.choice("eventDeliverySchema", DELIVERY_SCHEMAS)? {
         Some(schema) => schema,
+        None if destination.forward().is_some() => DeliverySchema::CloudEvent,
         None => match input_schema.unwrap_or_default() {
             InputSchema::EventGrid => DeliverySchema::EventGrid,
             InputSchema::CloudEvent => DeliverySchema::CloudEvent,
@@ -63,11 +64,17 @@ pub(super) fn read(properties: &Members<'_>, ground: Ground<'_>) -> Result<Box<d
             },
             attempts_max,
             time_to_live: Some(Duration::from_secs(60 * u64::from(time_to_live_minutes))),
-            webhook: Some(destination.webhook(schema)),
+            webhook: destination.webhook(schema),
+            forward: destination.forward(),
             dead_letter: dead_letter.as_ref().map(|dead_letter| dead_letter.destination.clone()),
             filter: Arc::new(filter),
             expires_at: read_expiration(properties)?,
-            delivery_attributes: destination.attributes.iter().map(|one| one.to_arm(true)).collect(),
+            delivery_attributes: destination
+                .as_webhook()
+                .iter()
+                .flat_map(|webhook| &webhook.attributes)
+                .map(|one| one.to_arm(true))
+                .collect(),
         },
         destination,
         schema,
@@ -149,7 +156,7 @@ impl Spec for EventSubscriptionSpec {
         if let Some(topic) = admission.ground.parent.and_then(Facts::topic) {
             admit_schemas(topic.input_schema, self.schema)?;
         }
-        self.destination.admit(admission)?;
+        self.destination.admit(self.schema, admission)?;
         admit_expiration(self.facts.expires_at, admission)
     }
 }

@@ -13,6 +13,7 @@ use gridwire_core::routing::DeliveryMode;
 use serde_json::{Map, Value, json};
 
 use super::parts::dead_letter::{self, DeadLetter};
+use super::parts::destination::Destination;
 use super::parts::webhook::WebhookDestination;
 use super::parts::{admit_expiration, read_expiration};
 use super::{Admission, Ground, Spec, Surroundings};
@@ -56,7 +57,7 @@ pub(super) fn read(properties: &Members<'_>, _ground: Ground<'_>) -> Result<Box<
     let queue =
         configuration.object(own)?.unwrap_or_else(|| Members::new(&nothing, &configuration.path(own)));
 
-    let destination = if push { WebhookDestination::read(&queue)? } else { None };
+    let destination = if push { Destination::read_webhook(&queue)? } else { None };
     let mode = if push {
         let Some(destination) = &destination else {
             return Err(queue.wrong("destination", "given when `deliveryMode` is `Push`"));
@@ -75,6 +76,7 @@ pub(super) fn read(properties: &Members<'_>, _ground: Ground<'_>) -> Result<Box<
                 .unwrap_or(DELIVERY_COUNT_MAX),
             time_to_live,
             webhook: destination.as_ref().map(|destination| destination.webhook(DeliverySchema::CloudEvent)),
+            forward: None,
             dead_letter: dead_letter.as_ref().map(|dead_letter| dead_letter.destination.clone()),
             filter,
             expires_at: read_expiration(properties)?,

@@ -2,6 +2,8 @@
 
 pub(super) mod attributes;
 pub(super) mod dead_letter;
+pub(super) mod destination;
+mod forward;
 pub(super) mod webhook;
 
 use gridwire_core::api_error::{ApiError, ErrorCode};

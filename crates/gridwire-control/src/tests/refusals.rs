@@ -570,7 +570,7 @@ async fn refusals_use_the_services_words_and_name_what_is_wrong() {
             "PUT",
             SUBSCRIPTION,
             json!({"properties": {"destination": {"endpointType": "eventhub"}}}),
-            "The destination type `EventHub` is not supported; the supported type is `WebHook`.",
+            "The destination type `EventHub` is not supported; the supported types are `WebHook` and `NamespaceTopic`.",
         ),
         (
             "PUT",

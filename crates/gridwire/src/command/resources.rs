@@ -92,6 +92,7 @@ Examples:
       --filter 'data.amount NumberGreaterThan 100' --filter 'subject StringBeginsWith /eu/,/uk/'
   gridwire subscription create shop/jobs/workers --lock 120        to receive from (pull)
   gridwire subscription create domain:malls/north/billing --webhook https://billing.example.com/hook
+  gridwire subscription create orders/onward --forward shop/jobs    into a topic of a namespace
 
   gridwire subscription create shop/jobs/audits --dead-letter-account letters --dead-letter-container audits
                                                                      to find in deadletter/letters/audits
@@ -144,6 +145,10 @@ pub(crate) struct CreateArgs {
     /// Push events to this URL; without it, a subscription in a namespace is for receiving (pull)
     #[arg(long, value_name = "URL")]
     webhook: Option<String>,
+    /// Forward events into this topic of a namespace, such as `shop/jobs`, or one with this resource id, as
+    /// `CloudEvents`: not in a namespace
+    #[arg(long, value_name = "TOPIC", conflicts_with_all = ["webhook", "schema"])]
+    forward: Option<String>,
     /// What is pushed: not in a namespace [default: the topic's schema]
     #[arg(long, value_enum)]
     schema: Option<DeliverySchema>,
@@ -318,7 +323,7 @@ pub(crate) async fn subscription(
                 hint::missing_topic(&subscription.topic, &target).await
             };
             let (done, resource) = explained(made, missing).await?;
-            let next = if args.webhook.is_some() {
+            let next = if args.webhook.is_some() || args.forward.is_some() {
                 format!("gridwire publish {} '{{\"hello\": \"world\"}}'", subscription.topic)
             } else {
                 format!("gridwire receive {subscription} --ack")
@@ -384,6 +389,10 @@ fn text(value: &Value, pointer: &str) -> String {
 }
 
 fn endpoint_of(subscription: &Value) -> String {
+    let forward = text(subscription, "/properties/destination/properties/resourceId");
+    if !forward.is_empty() {
+        return forward;
+    }
     let basic = text(subscription, "/properties/destination/properties/endpointBaseUrl");
     if basic.is_empty() {
         return text(
@@ -453,7 +462,7 @@ async fn create_subscription(
 ) -> anyhow::Result<(Done, Value)> {
     let id = subscription.id(&target.scope);
     let schema = delivery_schema(args, subscription, target).await?;
-    let body = subscription_body(args, subscription, schema)?;
+    let body = subscription_body(args, subscription, schema, &target.scope)?;
     let was_there = target.management.get(&id).await?.is_some();
     let resource = target.management.put(&id, &body).await;
     let resource = resource.with_context(|| format!("failed to create the subscription `{subscription}`"))?;
@@ -606,6 +615,9 @@ async fn delivery_schema(
         );
         return Ok(None);
     }
+    if args.forward.is_some() {
+        return Ok(Some("CloudEventSchemaV1_0"));
+    }
     if let Some(schema) = args.schema {
         return Ok(Some(match schema {
             DeliverySchema::CloudEvents => "CloudEventSchemaV1_0",
@@ -632,6 +644,7 @@ fn subscription_body(
     args: &CreateArgs,
     subscription: &Subscription,
     schema: Option<&str>,
+    scope: &Scope,
 ) -> anyhow::Result<Value> {
     let filters = args.filters.iter().map(|text| filter(text)).collect::<anyhow::Result<Vec<_>>>()?;
     let dead_letter = args.dead_letter_account.as_ref().zip(args.dead_letter_container.as_ref()).map(
@@ -653,18 +666,42 @@ fn subscription_body(
         .webhook
         .as_ref()
         .map(|url| json!({ "endpointType": "WebHook", "properties": { "endpointUrl": url } }));
+    let destination = match &args.forward {
+        Some(topic) => Some(json!({
+            "endpointType": "NamespaceTopic",
+            "properties": { "resourceId": namespace_topic_id(topic, scope)? },
+        })),
+        None => destination,
+    };
     let properties = if subscription.topic.is_namespace() {
+        ensure!(
+            args.forward.is_none(),
+            "--forward is for custom topics and domains; a namespace's topics are its end"
+        );
         namespace_properties(args, filters, dead_letter, destination)?
     } else {
         let Some(destination) = destination else {
             bail!(
                 "`{subscription}` belongs to a custom topic or domain, which push: say where to with --webhook URL; \
-                 to receive instead, use a topic in a namespace"
+                 to receive instead, forward to a topic in a namespace with --forward NAMESPACE/TOPIC"
             );
         };
         basic_properties(args, filters, dead_letter, &destination, schema)?
     };
     Ok(json!({ "properties": properties }))
+}
+
+/// The resource id of `shop/jobs`; one that is a resource id already stays as it is.
+fn namespace_topic_id(topic: &str, scope: &Scope) -> anyhow::Result<String> {
+    if topic.starts_with('/') {
+        return Ok(topic.to_owned());
+    }
+    let topic = Topic::parse(topic)?;
+    ensure!(
+        topic.is_namespace(),
+        "`{topic}` is no topic of a namespace; --forward takes one, such as shop/jobs"
+    );
+    Ok(topic.id(scope))
 }
 
 fn basic_properties(
@@ -810,7 +847,9 @@ mod tests {
     fn body(line: &str) -> anyhow::Result<Value> {
         let args = Only::parse_from(line.split(' ')).args;
         let subscription = Subscription::parse(&args.subscription)?;
-        Ok(subscription_body(&args, &subscription, Some("CloudEventSchemaV1_0"))?["properties"].clone())
+        let scope = Scope { subscription_id: "s".to_owned(), resource_group: "g".to_owned() };
+        let body = subscription_body(&args, &subscription, Some("CloudEventSchemaV1_0"), &scope)?;
+        Ok(body["properties"].clone())
     }
 
     #[test]
@@ -852,6 +891,19 @@ mod tests {
         assert_eq!(properties["retryPolicy"]["maxDeliveryAttempts"], 5);
         assert_eq!(properties["eventDeliverySchema"], "CloudEventSchemaV1_0");
         assert!(body("create orders/billing").unwrap_err().to_string().contains("--webhook"));
+    }
+
+    #[test]
+    fn a_custom_topic_forwards_to_a_namespace_topic() {
+        let id =
+            "/subscriptions/s/resourceGroups/g/providers/Microsoft.EventGrid/namespaces/shop/topics/jobs";
+        for target in ["shop/jobs", id] {
+            let properties = body(&format!("create orders/onward --forward {target}")).unwrap();
+            assert_eq!(properties["destination"]["endpointType"], "NamespaceTopic");
+            assert_eq!(properties["destination"]["properties"]["resourceId"], id);
+        }
+        assert!(body("create orders/onward --forward orders").is_err());
+        assert!(body("create shop/jobs/onward --forward shop/others").is_err());
     }
 
     #[test]

@@ -24,7 +24,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Attempt, AttemptKey, EndpointStatus, Finished, Route};
+use super::{Attempt, AttemptKey, EndpointStatus, Finished, Forwarder, Route};
 use crate::push::PushOptions;
 use crate::push::answer;
 use crate::push::client::{Client, Connection, Deadline, LOOKUPS_MAX, SendFailure};
@@ -44,6 +44,7 @@ pub(super) struct Shared {
     pub options: Arc<PushOptions>,
     pub origin: HeaderValue,
     pub tokens: Arc<Tokens>,
+    pub forwarder: Forwarder,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
@@ -397,9 +398,9 @@ async fn closed(connection: &mut Option<Connection>) {
 }
 
 /// Reports an attempt that ended in a panic: its delivery would be in flight for ever.
-struct ReportPanic<'a> {
-    key: AttemptKey,
-    done: &'a mpsc::Sender<Finished>,
+pub(super) struct ReportPanic<'a> {
+    pub(super) key: AttemptKey,
+    pub(super) done: &'a mpsc::Sender<Finished>,
 }
 
 impl Drop for ReportPanic<'_> {

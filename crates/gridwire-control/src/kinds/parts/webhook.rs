@@ -1,4 +1,4 @@
-//! Webhook destinations: `destination`, plain or in a `deliveryWithResourceIdentity`.
+//! Destinations that are webhooks.
 
 use gridwire_core::api_error::ApiError;
 use gridwire_core::event::DeliverySchema;
@@ -11,19 +11,6 @@ use super::{Identity, endpoint_forbidden};
 use crate::kinds::Admission;
 use crate::limits::{ENDPOINT_URL_BYTES_MAX, RESOURCE_ID_BYTES_MAX};
 use crate::members::{Members, invalid};
-
-/// Destinations of the hosted service that Gridwire does not deliver to; refused by name.
-const UNSUPPORTED: &[&str] = &[
-    "AzureFunction",
-    "EventHub",
-    "HybridConnection",
-    "ServiceBusQueue",
-    "ServiceBusTopic",
-    "StorageQueue",
-    "NamespaceTopic",
-    "MonitorAlert",
-    "PartnerDestination",
-];
 
 /// Ports no webhook may use: the Fetch standard's list of ports that speak another protocol, where a posted
 /// body could be taken for commands.
@@ -62,26 +49,6 @@ impl std::fmt::Debug for WebhookDestination {
 }
 
 impl WebhookDestination {
-    /// Reads `destination` or `deliveryWithResourceIdentity` of `owner`.
-    pub(crate) fn read(owner: &Members<'_>) -> Result<Option<Self>, ApiError> {
-        let plain = owner.object("destination")?;
-        let wrapper = owner.object("deliveryWithResourceIdentity")?;
-        match (plain, wrapper) {
-            (None, None) => Ok(None),
-            (Some(_), Some(_)) => {
-                Err(owner.wrong("destination", "left out when `deliveryWithResourceIdentity` is given"))
-            }
-            (Some(destination), None) => Self::read_destination(&destination, None).map(Some),
-            (None, Some(wrapper)) => {
-                let identity = Identity::read(&wrapper)?;
-                match wrapper.object("destination")? {
-                    None => Err(wrapper.wrong("destination", "given")),
-                    Some(destination) => Self::read_destination(&destination, Some(identity)).map(Some),
-                }
-            }
-        }
-    }
-
     /// What the broker needs to know of it.
     pub(crate) fn webhook(&self, schema: DeliverySchema) -> Webhook {
         let attributes = self.attributes.iter().map(DeliveryAttribute::route).collect();
@@ -98,18 +65,7 @@ impl WebhookDestination {
         (self.events_per_batch > 1).then_some(Batching { events_max, bytes_max })
     }
 
-    fn read_destination(destination: &Members<'_>, identity: Option<Identity>) -> Result<Self, ApiError> {
-        let Some(endpoint_type) = destination.text("endpointType")? else {
-            return Err(destination.wrong("endpointType", "given; `WebHook` is supported"));
-        };
-        if let Some(name) = UNSUPPORTED.iter().find(|name| name.eq_ignore_ascii_case(endpoint_type)) {
-            return Err(invalid(format!(
-                "The destination type `{name}` is not supported; the supported type is `WebHook`."
-            )));
-        }
-        if !endpoint_type.eq_ignore_ascii_case("WebHook") {
-            return Err(destination.wrong("endpointType", "`WebHook`, the only supported destination type"));
-        }
+    pub(super) fn read(destination: &Members<'_>, identity: Option<Identity>) -> Result<Self, ApiError> {
         let Some(properties) = destination.object("properties")? else {
             return Err(destination.wrong("properties", "given"));
         };
