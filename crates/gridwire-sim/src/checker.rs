@@ -56,6 +56,9 @@ pub struct Subscription {
     pub attempts_max: u32,
     pub time_to_live: Duration,
     pub dead_letter: bool,
+    /// It forwards, and what is seen of it are the deliveries of the one subscription behind the target. A crash may
+    /// put an event there twice, and each copy is delivered for itself, as often as it takes.
+    pub forwarded: bool,
 }
 
 /// How a subscription's events come.

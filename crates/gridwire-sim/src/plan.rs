@@ -76,7 +76,14 @@ pub(crate) enum ModePlan {
         schema: DeliverySchema,
         host: u8,
     },
+    /// Into the namespace topic [`ONWARD`], whose one subscription posts to that host.
+    Forward {
+        host: u8,
+    },
 }
+
+/// The name of the topic that is forwarded to, and of both subscriptions on the way: nobody publishes there.
+pub(crate) const ONWARD: &str = "onward";
 
 #[derive(Clone, Debug)]
 pub(crate) struct PublisherPlan {
@@ -154,7 +161,8 @@ impl Plan {
             TopicPlan { name: "north", kind: TopicKind::Namespace, schema: InputSchema::CloudEvent },
             TopicPlan { name: "south", kind: TopicKind::Namespace, schema: InputSchema::CloudEvent },
         ];
-        let subscriptions = make.subscriptions();
+        let mut subscriptions = make.subscriptions();
+        subscriptions.push(onward(seed));
         Self {
             seed,
             shards: make.index(1, 3),
@@ -171,6 +179,21 @@ impl Plan {
             subscriptions,
             faults: make.faults(),
         }
+    }
+}
+
+/// Forwards all of one custom topic. Nothing is drawn for it, so that seeds mean what they meant before.
+fn onward(seed: u64) -> SubscriptionPlan {
+    SubscriptionPlan {
+        name: ONWARD.to_owned(),
+        topic: usize::from(seed % 2 == 1),
+        mode: ModePlan::Forward { host: u8::try_from(seed % 4).unwrap_or(0) + 1 },
+        filter: FilterSpec::default(),
+        attempts_max: 10,
+        time_to_live_minutes: 1440,
+        dead_letter: false,
+        begins: None,
+        ends: None,
     }
 }
 

@@ -298,7 +298,9 @@ fn figures<'p>(page: &'p str, name: &str) -> impl Iterator<Item = (&'p str, u64)
 async fn count(world: &World) {
     let Some(page) = metrics(world).await else { return };
     let settled = ["delivered_total", "dead_lettered_total", "expired_total", "dropped_total"];
-    for subscription in &world.plan.subscriptions {
+    // What is forwarded is counted in two queues, and once more for each copy that a crash has made.
+    let counted = |subscription: &&SubscriptionPlan| !matches!(subscription.mode, ModePlan::Forward { .. });
+    for subscription in world.plan.subscriptions.iter().filter(counted) {
         let name = subscription.name.as_str();
         let of = |kind: &&str| {
             let kind = format!("events_{kind}");

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::checker::{Mode, Subscription, Topic};
 use crate::link::{self, NoAnswer};
-use crate::plan::{ModePlan, SubscriptionPlan, TopicPlan};
+use crate::plan::{ModePlan, ONWARD, SubscriptionPlan, TopicPlan};
 use crate::process::MANAGEMENT_TOKEN;
 use crate::world::World;
 
@@ -41,11 +41,25 @@ pub(crate) async fn setup(world: &Arc<World>) -> Vec<Place> {
         places.push(make_topic(world, topic).await);
     }
     for subscription in plan.subscriptions.iter().filter(|subscription| subscription.begins.is_none()) {
+        if let ModePlan::Forward { host } = subscription.mode {
+            make_onward(world, host).await;
+        }
         let (resource, body) = body_of(world, subscription);
         put(world, &resource, body).await;
         world.checker().subscription(told_of(world, subscription));
     }
     places
+}
+
+/// Makes the topic that is forwarded to, and the subscription by which its events go on.
+async fn make_onward(world: &Arc<World>, host: u8) {
+    let topic = format!("namespaces/{NAMESPACE}/topics/{ONWARD}");
+    put(world, &topic, json!({ "properties": {} })).await;
+    let url = format!("http://h{host}.example/{ONWARD}");
+    let destination = json!({ "endpointType": "WebHook", "properties": { "endpointUrl": url } });
+    let delivery = json!({ "deliveryMode": "Push", "push": { "destination": destination } });
+    let body = json!({ "properties": { "deliveryConfiguration": delivery } });
+    put(world, &format!("{topic}/eventSubscriptions/{ONWARD}"), body).await;
 }
 
 async fn make_topic(world: &Arc<World>, topic: &TopicPlan) -> Place {
@@ -132,10 +146,20 @@ fn body_of(world: &World, plan: &SubscriptionPlan) -> (String, Value) {
     if let ModePlan::Push { host, .. } = plan.mode {
         let _ = write!(url, "http://h{host}.example/{}", plan.name);
     }
-    let destination = json!({ "endpointType": "WebHook", "properties": { "endpointUrl": url } });
+    let mut destination = json!({ "endpointType": "WebHook", "properties": { "endpointUrl": url } });
     let body = if custom {
-        let ModePlan::Push { schema, .. } = plan.mode else { panic!("custom topics push") };
-        let event_grid = schema == DeliverySchema::EventGrid;
+        let event_grid = match plan.mode {
+            ModePlan::Push { schema, .. } => schema == DeliverySchema::EventGrid,
+            ModePlan::Forward { .. } => {
+                let topic = format!(
+                    "/subscriptions/{SCOPE}/resourceGroups/{GROUP}/providers/Microsoft.EventGrid/namespaces/{NAMESPACE}/topics/{ONWARD}"
+                );
+                destination =
+                    json!({ "endpointType": "NamespaceTopic", "properties": { "resourceId": topic } });
+                false
+            }
+            ModePlan::Pull { .. } => panic!("custom topics push"),
+        };
         let mut properties = json!({
             "destination": destination,
             "filter": plan.filter.to_basic(),
@@ -163,6 +187,7 @@ fn body_of(world: &World, plan: &SubscriptionPlan) -> (String, Value) {
                 queue["receiveLockDurationInSeconds"] = lock_seconds.into();
                 json!({ "deliveryMode": "Queue", "queue": queue })
             }
+            ModePlan::Forward { .. } => panic!("namespace topics forward nothing"),
             ModePlan::Push { .. } => {
                 queue["destination"] = destination;
                 json!({ "deliveryMode": "Push", "push": queue })
@@ -189,6 +214,7 @@ fn told_of(world: &World, plan: &SubscriptionPlan) -> Subscription {
     let mode = match plan.mode {
         ModePlan::Pull { lock_seconds, .. } => Mode::Pull { lock: Duration::from_secs(lock_seconds) / haste },
         ModePlan::Push { schema, .. } => Mode::Push { schema },
+        ModePlan::Forward { .. } => Mode::Push { schema: DeliverySchema::CloudEvent },
     };
     Subscription {
         name: plan.name.clone(),
@@ -198,6 +224,7 @@ fn told_of(world: &World, plan: &SubscriptionPlan) -> Subscription {
         attempts_max: plan.attempts_max,
         time_to_live: Duration::from_secs(60 * plan.time_to_live_minutes) / haste,
         dead_letter: plan.dead_letter,
+        forwarded: matches!(plan.mode, ModePlan::Forward { .. }),
     }
 }
 

@@ -56,6 +56,7 @@ fn with_batch(outcome: Outcome) -> Checker {
             attempts_max: 10,
             time_to_live: Duration::from_secs(3600),
             dead_letter: false,
+            forwarded: false,
         });
     }
     let call = checker.publishing("topic", vec![event("a", "t"), event("b", "t")], at(0));
@@ -396,4 +397,29 @@ fn a_power_cut_before_the_next_start_takes_what_the_kill_left_in_the_page_cache(
     };
     check_history(again(false), &[]);
     check_history(again(true), &["zombie"]);
+}
+
+#[test]
+fn a_forwarded_event_may_come_twice_and_must_come_once() {
+    let forwarding = |mut checker: Checker| {
+        checker.subscriptions.get_mut("push").unwrap().forwarded = true;
+        checker
+    };
+    let mut checker = forwarding(checker());
+    for (id, when) in [("a", 100), ("a", 200), ("b", 300)] {
+        let delivery = checker.delivered("push", &arrives(id), at(when));
+        checker.answered(delivery, Answer::Accepted, at(when));
+    }
+    let outstanding = |checker: &Checker| {
+        let all = checker.outstanding(at(1_000));
+        all.into_iter()
+            .filter(|(_, subscription)| subscription == "push")
+            .map(|(id, _)| id)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!((checker.violations().len(), outstanding(&checker)), (0, Vec::new()));
+    let mut checker = forwarding(with_batch(Outcome::Accepted));
+    let delivery = checker.delivered("push", &arrives("a"), at(100));
+    checker.answered(delivery, Answer::Accepted, at(100));
+    assert_eq!(outstanding(&checker), ["b"]);
 }

@@ -163,6 +163,7 @@ impl World {
                     attempts_max: if mode == pull { 10 } else { 30 },
                     time_to_live: TIME_TO_LIVE,
                     dead_letter: false,
+                    forwarded: false,
                 });
             }
         }
