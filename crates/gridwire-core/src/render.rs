@@ -25,7 +25,7 @@ pub use self::dead_letter::{
     DeadLetterInfo, DeadLetterPlace, dead_letter, dead_letter_path, dead_letter_prefix,
 };
 pub use self::headers::{ValidationEvent, delivery_headers, validation_event, validation_headers};
-pub use self::requests::{DeliveryRequest, delivery_requests};
+pub use self::requests::{DeliveryRequest, delivery_request};
 
 /// What an event does not carry itself but its delivery shows.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,7 @@ pub fn pull_event(event: &Event<'_>, out: &mut Vec<u8>) {
     object.end();
 }
 
-/// Appends one event in the schema a subscription asked for. Arrays are the affair of [`delivery_requests`].
+/// Appends one event in the schema a subscription asked for. Arrays are the affair of [`delivery_request`].
 ///
 /// Pairs of schemas that subscriptions cannot have (`publish` contract 3.3) come out in the event's own schema.
 pub fn delivery(event: &Event<'_>, schema: DeliverySchema, context: DeliveryContext<'_>, out: &mut Vec<u8>) {
@@ -72,7 +72,7 @@ fn possible(input: InputSchema, wanted: DeliverySchema) -> DeliverySchema {
     }
 }
 
-/// The `Content-Type` that goes with [`delivery_requests`].
+/// The `Content-Type` that goes with [`delivery_request`].
 pub fn content_type(schema: DeliverySchema, batched: bool) -> &'static str {
     match (schema, batched) {
         (DeliverySchema::EventGrid | DeliverySchema::Custom, _) => "application/json; charset=utf-8",

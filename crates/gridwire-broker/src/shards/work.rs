@@ -209,8 +209,13 @@ impl Outside {
             })
             .collect();
         let batching = route.policy.batching();
-        let mut requests = render::delivery_requests(&shown, schema, attributes, batching).into_iter();
-        let Some(request) = requests.next() else { return Vec::new() };
+        let Some(request) = render::delivery_request(&shown, schema, attributes, batching) else {
+            return Vec::new();
+        };
+        // In ascending order, as they were given.
+        let mut sent = request.events.iter().peekable();
+        let has_no_place = |index: &usize| sent.next_if(|place| *place == index).is_none();
+        let left = (0..attempts.len()).filter(has_no_place).map(|index| attempts[index]).collect();
         let first = attempts[request.events[0]];
         let event = &events[request.events[0]].0;
         // The service counts the attempts already made: 0 with the first.
@@ -229,7 +234,7 @@ impl Outside {
         let body = Bytes::from(request.body);
         let attempt = Attempt { subscription: Arc::clone(route), key, body, content_type, headers };
         self.dispatcher.start(attempt, finished);
-        requests.flat_map(|request| request.events).map(|index| attempts[index]).collect()
+        left
     }
 
     pub(super) async fn dead_letter(self: Arc<Self>, route: Arc<SubscriptionRoute>, letter: Letter) -> Done {

@@ -3,8 +3,6 @@
 //! The shard has chosen events that may travel together; here is what only their bytes and attributes can tell:
 //! whether the body stays within its size, and whether one head is true for all of them.
 
-use std::collections::BTreeMap;
-
 use super::{DeliveryContext, attribute_value, delivery};
 use crate::event::{DeliverySchema, Event};
 use crate::routing::{AttributeSource, Batching};
@@ -22,52 +20,48 @@ pub struct DeliveryRequest {
     pub attributes: Vec<(String, String)>,
 }
 
-/// Writes the requests that deliver `events`, in their order as far as they share requests.
+/// Writes the request that delivers the first of `events`, with as many of the others as have a place in it, in their
+/// order. `None` without events.
 ///
 /// Event Grid and custom events always travel in an array, a `CloudEvent` only when the subscription batches. A body
 /// is larger than `bytes_max` only for an event that is larger by itself.
-pub fn delivery_requests(
+pub fn delivery_request(
     events: &[(&Event<'_>, DeliveryContext<'_>)],
     schema: DeliverySchema,
     attributes: &[(String, AttributeSource)],
     batching: Option<Batching>,
-) -> Vec<DeliveryRequest> {
+) -> Option<DeliveryRequest> {
+    let ((first, context), others) = events.split_first()?;
     let array = batching.is_some() || schema != DeliverySchema::CloudEvent;
-    let mut requests: Vec<DeliveryRequest> = Vec::new();
-    // The request that takes more events with these attributes.
-    let mut open: BTreeMap<Vec<(String, String)>, usize> = BTreeMap::new();
-    for (index, (event, context)) in events.iter().enumerate() {
-        let attributes = values(event, attributes);
-        if let Some(batching) = batching
-            && let Some(request) = open.get(&attributes).map(|place| &mut requests[*place])
-            && (request.events.len() as u64) < u64::from(batching.events_max)
-        {
+    let mut body = Vec::with_capacity(BODY_BYTES);
+    if array {
+        body.push(b'[');
+    }
+    delivery(first, schema, *context, &mut body);
+    let mut request = DeliveryRequest { events: vec![0], body, attributes: values(first, attributes) };
+    if let Some(batching) = batching {
+        for (index, (event, context)) in (1..).zip(others) {
+            if u64::from(batching.events_max) <= request.events.len() as u64 {
+                break;
+            }
+            if values(event, attributes) != request.attributes {
+                continue;
+            }
             let end = request.body.len();
             request.body.push(b',');
             delivery(event, schema, *context, &mut request.body);
             // The array's end is still to come.
-            if request.body.len() < batching.bytes_max {
-                request.events.push(index);
-                continue;
+            if batching.bytes_max <= request.body.len() {
+                request.body.truncate(end);
+                break;
             }
-            request.body.truncate(end);
+            request.events.push(index);
         }
-        if batching.is_some() {
-            open.insert(attributes.clone(), requests.len());
-        }
-        let mut body = Vec::with_capacity(BODY_BYTES);
-        if array {
-            body.push(b'[');
-        }
-        delivery(event, schema, *context, &mut body);
-        requests.push(DeliveryRequest { events: vec![index], body, attributes });
     }
     if array {
-        for request in &mut requests {
-            request.body.push(b']');
-        }
+        request.body.push(b']');
     }
-    requests
+    Some(request)
 }
 
 fn values(event: &Event<'_>, attributes: &[(String, AttributeSource)]) -> Vec<(String, String)> {
@@ -116,6 +110,25 @@ mod tests {
 
     fn batches(events_max: u32, bytes_max: usize) -> Batching {
         Batching { events_max, bytes_max }
+    }
+
+    /// One request after the other, each for what the ones before it have left.
+    fn delivery_requests(
+        events: &[(&Event<'_>, DeliveryContext<'_>)],
+        schema: DeliverySchema,
+        attributes: &[(String, AttributeSource)],
+        batching: Option<Batching>,
+    ) -> Vec<DeliveryRequest> {
+        let (mut left, mut requests): (Vec<usize>, Vec<_>) = ((0..events.len()).collect(), Vec::new());
+        loop {
+            let shown: Vec<_> = left.iter().map(|&index| events[index]).collect();
+            let Some(mut request) = delivery_request(&shown, schema, attributes, batching) else {
+                return requests;
+            };
+            request.events = request.events.iter().map(|&place| left[place]).collect();
+            left.retain(|index| !request.events.contains(index));
+            requests.push(request);
+        }
     }
 
     /// Ids in each request, as its body has them.

@@ -57,9 +57,9 @@ fn custom() -> Event<'static> {
 /// The body of the one request for these events.
 fn body(events: &[(&Event<'_>, DeliveryContext<'_>)], schema: DeliverySchema, batched: bool) -> Vec<u8> {
     let batching = batched.then_some(Batching { events_max: 100, bytes_max: 1 << 20 });
-    let mut requests = delivery_requests(events, schema, &[], batching);
-    assert_eq!(requests.len(), 1);
-    requests.remove(0).body
+    let request = delivery_request(events, schema, &[], batching).expect("there are events");
+    assert_eq!(request.events.len(), events.len());
+    request.body
 }
 
 fn text(render: impl FnOnce(&mut Vec<u8>)) -> String {
