@@ -1,14 +1,12 @@
-//! The audit log - one event for each change and each look at a secret, on the tracing target `audit` - and
-//! the ids by which its lines and a client's requests are matched.
+//! The ids by which a client's requests and the lines of the audit log are matched.
 
 use gridwire_core::api_error::ApiError;
-use gridwire_http::Peer;
+use gridwire_http::{Asked, Peer, REQUEST_ID};
 use gridwire_outside::Rng;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::limits::REQUEST_ID_BYTES_MAX;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
 const CORRELATION_ID: HeaderName = HeaderName::from_static("x-ms-correlation-request-id");
 const CLIENT_ID: HeaderName = HeaderName::from_static("x-ms-client-request-id");
 
@@ -38,7 +36,7 @@ impl RequestIds {
         }
     }
 
-    /// Writes to the audit log who did what to which resource, and how it ended. Never a secret, never a body.
+    /// Writes to the audit log who did what to which resource, and how it ended.
     pub(crate) fn record(
         &self,
         peer: Peer,
@@ -46,29 +44,7 @@ impl RequestIds {
         resource: &str,
         outcome: Result<StatusCode, &ApiError>,
     ) {
-        let (status, code) = match outcome {
-            Ok(status) => (status.as_u16(), ""),
-            Err(refusal) => (refusal.status(), refusal.code.as_str()),
-        };
-        tracing::info!(
-            target: "audit",
-            peer = %peer.address,
-            tls = peer.tls,
-            operation,
-            resource,
-            status,
-            code,
-            request_id = self.own,
-            "management"
-        );
+        let request_id = &self.own;
+        gridwire_http::audit(Asked { peer, operation, resource, request_id }, outcome);
     }
-}
-
-/// The same for what the control plane does by itself.
-pub(crate) fn record_own(operation: &str, resource: &str, outcome: Result<&(), &ApiError>) {
-    let (status, code) = match outcome {
-        Ok(()) => (StatusCode::OK.as_u16(), ""),
-        Err(refusal) => (refusal.status(), refusal.code.as_str()),
-    };
-    tracing::info!(target: "audit", peer = "gridwire", operation, resource, status, code, "management");
 }

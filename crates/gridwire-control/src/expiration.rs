@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::time::Timestamp;
+use http::StatusCode;
 use tokio_util::sync::CancellationToken;
 
 use crate::address::{Address, Form};
-use crate::audit;
 use crate::change::{Change, Operation};
 use crate::control::{Control, Shared};
 use crate::plan::Preconditions;
@@ -86,7 +86,7 @@ impl Shared {
                     failed += 1;
                 }
             }
-            audit::record_own("expire", &id, outcome.map(drop).as_ref());
+            gridwire_http::audit_own("expire", &id, outcome.as_ref().map(|_| StatusCode::OK));
         }
         Expiry { removed, failed, next: self.next_expiration(now) }
     }

@@ -12,7 +12,7 @@ use gridwire_control::Control;
 use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::routing::BoxFuture;
 use gridwire_core::time::Timestamp;
-use gridwire_http::{Peer, Request, Response, Service};
+use gridwire_http::{Peer, REQUEST_ID, Request, Response, Service};
 use gridwire_outside::Rng;
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -21,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 use crate::dev::{self, Dev};
 use crate::process;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
 const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-client-request-id");
 /// Longer client request ids are not echoed.
 const CLIENT_REQUEST_ID_MAX: usize = 128;

@@ -173,7 +173,12 @@ fn dead_letters_are_listed_shown_redriven_and_purged() {
     sink.wait_at("/mended", 3, SOON);
     let page = server.metrics();
     assert_eq!(metrics::value(&page, "gridwire_dead_letters_redriven_total"), Some(3.0));
-    assert!(server.log().contains("dead-letters/redrive"), "a redrive is in the audit log");
+    let again = own.send("POST", ":redrive", Some(&json!({}))).expect(202);
+    let id = again.header("x-ms-request-id").expect("each request has an id");
+    finished(&server, again.json()["id"].as_str().expect("a job"), SOON);
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains(id)).expect("it is in the audit log by its id");
+    assert!(line.contains("dead-letters/redrive") && line.contains("status=202"), "{line}");
 
     // Purged.
     let done = own.run("purge", &json!({ "redriven": true, "status": 503 }));

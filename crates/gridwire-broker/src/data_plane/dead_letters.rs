@@ -13,9 +13,9 @@ use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::dead_letter::{self, Letter, LetterKey, ReasonFilter, Selection};
 use gridwire_core::routing::{RoutingTable, SubscriptionRoute, TopicKind, TopicRoute};
 use gridwire_core::time::Timestamp;
-use gridwire_http::{Body, Peer, Response};
+use gridwire_http::{Asked, Body, Peer, REQUEST_ID, Response};
 use http::request::Parts;
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -113,23 +113,15 @@ pub(super) async fn answer(
     peer: Peer,
 ) -> Result<Response, ApiError> {
     let answer = carry_out(broker, table, operation, parts, body).await;
-    if let Some((operation, resource)) = operation.audited() {
-        let (status, code) = match &answer {
-            Ok(response) => (response.status().as_u16(), ""),
-            Err(refusal) => (refusal.status(), refusal.code.as_str()),
-        };
-        tracing::info!(
-            target: "audit",
-            peer = %peer.address,
-            tls = peer.tls,
-            operation,
-            resource,
-            status,
-            code,
-            "management"
-        );
+    let Some((operation, resource)) = operation.audited() else { return answer };
+    let request_id = broker.outside().rng.uuid();
+    let asked = Asked { peer, operation, resource, request_id: &request_id };
+    gridwire_http::audit(asked, answer.as_ref().map(Response::status));
+    let mut response = answer.unwrap_or_else(|refusal| gridwire_http::error(&refusal));
+    if let Ok(id) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert(REQUEST_ID, id);
     }
-    answer
+    Ok(response)
 }
 
 async fn carry_out(
