@@ -1,6 +1,7 @@
-//! What the project does to itself: `cargo xtask test`, `sim`, `power`, `soak`, `fuzz`, `schemathesis`, `tidy`, and all
-//! of it: `cargo xtask ci`.
+//! What the project does to itself: `cargo xtask test`, `sim`, `power`, `soak`, `fuzz`, `schemathesis`, `tidy`,
+//! and what every change must pass: `cargo xtask ci`.
 
+mod bench;
 mod ci;
 mod fuzz;
 mod power;

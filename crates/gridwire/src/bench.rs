@@ -5,7 +5,8 @@
 //! drives [`connection`]s with [`body`] after body, in a closed loop (the next request when the last one is
 //! answered) or an open one (by the clock, whatever the server does). A [`sink`] is a webhook that tells how
 //! long each event took to reach it. A [`baseline`] is the bare HTTP library doing the same exchange without
-//! Gridwire in between. A [`report`] holds what came out.
+//! Gridwire in between. An [`illness`] is what ails a sink that is there to be a burden. A [`report`] holds what
+//! came out.
 //!
 //! A figure of one machine says little about another, so the baseline runs in the same minute with the same
 //! bodies and as many connections, in slices that alternate with the real ones; what carries over is the
@@ -21,6 +22,8 @@ mod baseline;
 mod body;
 mod connection;
 mod disk;
+mod identity;
+mod illness;
 mod load;
 mod matching;
 mod numbers;
@@ -68,6 +71,7 @@ async fn dispatch(scenario: Scenario, output: Output) -> anyhow::Result<()> {
         Scenario::Isolation(args) => scenario::isolation::run(&args).await?,
         Scenario::Domains(args) => scenario::domains::run(&args).await?,
         Scenario::Backlog(args) => scenario::backlog::run(&args).await?,
+        Scenario::SickBacklog(args) => scenario::sick_backlog::run(&args).await?,
         Scenario::Match(args) => matching::run(args).await?,
         Scenario::Disk(args) => disk::run(args).await?,
         Scenario::BaselineServer(args) => return baseline::serve_as_child(&args).await,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::illness::SickArgs;
 use super::numbers::{parse_bytes, parse_duration};
 
 /// Measures what a server can do: throughput, latency, processor time and memory.
@@ -30,6 +31,8 @@ pub(crate) enum Scenario {
     Domains(DomainsArgs),
     /// Let pull subscriptions fall far behind: memory, a crash, catching up, and who else notices
     Backlog(BacklogArgs),
+    /// Publish while sick webhooks leave all of it waiting: memory, a crash, and what healthy ones get
+    SickBacklog(SickBacklogArgs),
     /// Find the subscriptions that get an event, in this process
     Match(MatchArgs),
     /// Write and flush groups to a file: the most that batched publishing could reach
@@ -231,22 +234,15 @@ pub(crate) struct IsolationArgs {
     #[command(flatten)]
     pub(crate) server: ServerArgs,
     /// Endpoints that take deliveries at once
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=90))]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
     pub(crate) healthy: u32,
-    /// Endpoints that answer late
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=5))]
-    pub(crate) hanging: u32,
-    /// Endpoints that answer 500
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=5))]
-    pub(crate) failing: u32,
-    /// How late
-    #[arg(long, default_value = "30s", value_parser = parse_duration)]
-    pub(crate) hang: Duration,
+    #[command(flatten)]
+    pub(crate) sick: SickArgs,
     /// Bytes of one event
-    #[arg(long, default_value = "1KiB", value_parser = parse_bytes)]
+    #[arg(long, default_value = "1KiB", value_parser = parse_bytes, help_heading = "Events")]
     pub(crate) size: usize,
     /// Events per second (default: half of what the healthy endpoints get at most)
-    #[arg(long, value_parser = parse_rate)]
+    #[arg(long, value_parser = parse_rate, help_heading = "Events")]
     pub(crate) rate: Option<f64>,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
@@ -312,6 +308,56 @@ pub(crate) struct BacklogArgs {
     pub(crate) rest: Duration,
     /// Time that publishing, and catching up, may each take
     #[arg(long, default_value = "10m", value_parser = parse_duration)]
+    pub(crate) limit: Duration,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SickBacklogArgs {
+    /// Where the server, which is killed once, gets its temporary data directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) temp_dir: Option<PathBuf>,
+    /// Events in the backlog
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(100..=100_000_000))]
+    pub(crate) events: u64,
+    /// Endpoints that take deliveries at once
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) healthy: u32,
+    #[command(flatten)]
+    pub(crate) sick: SickArgs,
+    /// Bytes of one event
+    #[arg(long, default_value = "200", value_parser = parse_bytes, help_heading = "Events")]
+    pub(crate) size: usize,
+    /// Events in one publish request
+    #[arg(
+        long,
+        short,
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=5_000),
+        help_heading = "Events",
+    )]
+    pub(crate) batch: u32,
+    /// Connections that publish
+    #[arg(
+        long,
+        short,
+        default_value_t = 8,
+        value_parser = clap::value_parser!(u32).range(1..=1_000),
+        help_heading = "Events",
+    )]
+    pub(crate) connections: u32,
+    /// Deliveries to the healthy outstanding at which publishing waits
+    #[arg(
+        long,
+        default_value_t = 20_000,
+        value_parser = clap::value_parser!(u64).range(1..),
+        help_heading = "Events",
+    )]
+    pub(crate) window: u64,
+    /// Rest before memory is read
+    #[arg(long, default_value = "3s", value_parser = parse_duration, help_heading = "Events")]
+    pub(crate) rest: Duration,
+    /// Time that publishing may take
+    #[arg(long, default_value = "10m", value_parser = parse_duration, help_heading = "Events")]
     pub(crate) limit: Duration,
 }
 
@@ -444,9 +490,17 @@ mod tests {
 
     #[test]
     fn every_scenario_runs_without_options_where_nothing_must_be_chosen() {
-        for name in
-            ["publish", "pull", "push", "disk", "match", "latency --half-load", "isolation", "backlog"]
-        {
+        for name in [
+            "publish",
+            "pull",
+            "push",
+            "disk",
+            "match",
+            "latency --half-load",
+            "isolation",
+            "backlog",
+            "sick-backlog",
+        ] {
             assert!(parse(&format!("bench {name}")).is_ok(), "{name}");
         }
         <Cli as clap::CommandFactory>::command().debug_assert();

@@ -43,6 +43,15 @@ pub(crate) async fn serve<C, S, F>(
     S: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
+    accept(listener, stop, move |stream| speak(stream, tls.clone(), connected())).await;
+}
+
+/// Accepts connections until `stop`, which ends them too, and has each met by `meet`.
+pub(crate) async fn accept<M, F>(listener: TcpListener, stop: CancellationToken, meet: M)
+where
+    M: Fn(TcpStream) -> F + Send,
+    F: Future<Output = ()> + Send + 'static,
+{
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -55,10 +64,10 @@ pub(crate) async fn serve<C, S, F>(
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
-        let (tls, service, stop) = (tls.clone(), connected(), stop.clone());
+        let (met, stop) = (meet(stream), stop.clone());
         connections.spawn(async move {
             tokio::select! {
-                () = speak(stream, tls, service) => {}
+                () = met => {}
                 () = stop.cancelled() => {}
             }
         });
@@ -68,7 +77,7 @@ pub(crate) async fn serve<C, S, F>(
 }
 
 /// Answers on one connection until it ends. How it ends is the client's business, which counts it.
-async fn speak<S, F>(stream: TcpStream, tls: Option<TlsAcceptor>, service: S)
+pub(crate) async fn speak<S, F>(stream: TcpStream, tls: Option<TlsAcceptor>, service: S)
 where
     S: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,

@@ -76,6 +76,14 @@ impl Target {
         Ok(Self { address, authority: format!("{host}:{port}"), tls, protocol })
     }
 
+    /// The same place by another name over TLS.
+    #[cfg(test)]
+    pub(crate) fn called(mut self, name: &str, ca: &[u8]) -> Self {
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        self.tls = Some((connector(ca, self.protocol).unwrap(), name));
+        self
+    }
+
     /// The request template for `path` (with query) on this target.
     pub(crate) fn route(&self, method: Method, path: &str) -> anyhow::Result<Route> {
         let authority = HeaderValue::from_str(&self.authority).context("a host name in plain text")?;

@@ -7,8 +7,13 @@ pub(crate) mod latency;
 pub(crate) mod publish;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod sick_backlog;
 
-use anyhow::ensure;
+mod memory;
+mod patients;
+
+use anyhow::{Context as _, ensure};
+use clap::Parser as _;
 use gridwire_core::limits::{BASIC_EVENTS_MAX, NAMESPACE_EVENTS_MAX, REQUEST_BYTES_MAX};
 
 use super::args::{Kind, LoadArgs, Protocol, ShapeArgs};
@@ -16,6 +21,19 @@ use super::body::Template;
 use super::proc::Usage;
 use super::report::Report;
 use super::stage::Stage;
+
+/// The load options of a scenario that has none.
+#[derive(Debug, clap::Parser)]
+struct DefaultLoad {
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+impl DefaultLoad {
+    fn load() -> anyhow::Result<LoadArgs> {
+        Ok(Self::try_parse_from(["load"]).context("the load options have defaults")?.load)
+    }
+}
 
 /// The body that `shape` and `batch` describe, if a server would take it.
 fn template(kind: Kind, shape: &ShapeArgs, batch: u32) -> anyhow::Result<Template> {

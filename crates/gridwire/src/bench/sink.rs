@@ -1,4 +1,7 @@
-//! The built-in webhook: agrees to every subscription, counts what is delivered and how long it took.
+//! The built-in webhook: agrees to every subscription, counts what is delivered and how long it took. It can be sick
+//! as well, once it has agreed.
+
+mod sick;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -8,15 +11,17 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, LOCATION};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use self::sick::Conduct;
 use super::baseline;
 use super::body::stamps;
+use super::identity::{Authority, Lie};
 use super::load::{histogram, record};
 use super::stopwatch::Moment;
 
@@ -26,9 +31,12 @@ const DELIVERY_BYTES_MAX: usize = 8 << 20;
 const SHARDS: usize = 16;
 /// Between two looks at the count while waiting for deliveries.
 const LOOK: Duration = Duration::from_millis(5);
+/// Where deliveries go, and where a redirect leads, which is nowhere that they may go.
+const DELIVERIES: &str = "/deliveries";
+const ELSEWHERE: &str = "/elsewhere";
 
 /// What a sink does with deliveries. It agrees to subscriptions at once in any case.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Manner {
     /// Takes them at once.
     Prompt,
@@ -36,6 +44,42 @@ pub(crate) enum Manner {
     Hangs(Duration),
     /// Refuses them with this status.
     Fails(StatusCode),
+    /// Answers a byte in each such time, without an end.
+    Trickles(Duration),
+    /// Resets every connection.
+    Resets,
+    /// Sends them on to another path, and counts who comes there.
+    Redirects,
+    /// Is met over TLS, and proves to be somebody else, by either lie in turn.
+    Lies(Arc<Authority>),
+}
+
+impl Manner {
+    /// The last but one part of the loopback addresses of sinks of this manner.
+    fn octet(&self) -> u8 {
+        match self {
+            Self::Prompt => 0,
+            Self::Hangs(_) => 1,
+            Self::Fails(_) => 2,
+            Self::Trickles(_) => 3,
+            Self::Resets => 4,
+            Self::Redirects => 5,
+            Self::Lies(_) => 6,
+        }
+    }
+
+    /// How the endpoint at `address`, the `number`th, is sick below HTTP, if it is.
+    fn conduct(&self, address: SocketAddr, number: u32) -> anyhow::Result<Option<Conduct>> {
+        Ok(match self {
+            Self::Prompt | Self::Hangs(_) | Self::Fails(_) | Self::Redirects => None,
+            Self::Trickles(pause) => Some(Conduct::Trickles(*pause)),
+            Self::Resets => Some(Conduct::Resets),
+            Self::Lies(authority) => {
+                let lie = if number.is_multiple_of(2) { Lie::Name } else { Lie::Authority };
+                Some(Conduct::Lies(authority.acceptors(address.ip(), lie)?))
+            }
+        })
+    }
 }
 
 /// What has been delivered.
@@ -45,6 +89,7 @@ pub(crate) struct Sink {
     addresses: Vec<SocketAddr>,
     delivered: AtomicU64,
     requests: AtomicU64,
+    strayed: AtomicU64,
     bytes: AtomicU64,
     shards: Vec<Mutex<Histogram<u64>>>,
     next_shard: AtomicUsize,
@@ -54,7 +99,10 @@ pub(crate) struct Sink {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counted {
     pub(crate) events: u64,
+    /// Of a sink that is sick below HTTP, connections.
     pub(crate) requests: u64,
+    /// Those that followed a redirect or believed a lie.
+    pub(crate) strayed: u64,
     pub(crate) bytes: u64,
 }
 
@@ -64,48 +112,52 @@ impl Sink {
         Self::start_many(1, Manner::Prompt).await
     }
 
-    /// The same with many endpoints, up to 90, counted together. Each has a port and a loopback address of its
+    /// The same with many endpoints, up to 250, counted together. Each has a port and a loopback address of its
     /// own: a server asks one host for its consent only so often in a minute.
     pub(crate) async fn start_many(endpoints: u32, manner: Manner) -> anyhow::Result<(Arc<Self>, DropGuard)> {
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for number in 0..endpoints {
-            let first = match manner {
-                Manner::Prompt => 1,
-                Manner::Hangs(_) => 101,
-                Manner::Fails(_) => 151,
-            };
-            let last = u8::try_from(first + number).context("too many endpoints")?;
-            let address = Ipv4Addr::new(127, 0, 0, last);
+            let last = u8::try_from(1 + number).context("too many endpoints")?;
+            let address = Ipv4Addr::new(127, 0, manner.octet(), last);
             let listener =
                 TcpListener::bind((address, 0)).await.context("failed to listen for deliveries")?;
-            addresses.push(listener.local_addr().context("a listener without an address")?);
-            listeners.push(listener);
+            let address = listener.local_addr().context("a listener without an address")?;
+            addresses.push(address);
+            listeners.push((listener, manner.conduct(address, number)?));
         }
         let sink = Arc::new(Self {
             manner,
             addresses,
             delivered: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            strayed: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             shards: (0..SHARDS).map(|_| Mutex::new(histogram())).collect(),
             next_shard: AtomicUsize::new(0),
         });
         let stop = CancellationToken::new();
-        for listener in listeners {
-            let sink = Arc::clone(&sink);
-            let connected = move || {
-                let sink = Arc::clone(&sink);
-                let shard = sink.next_shard.fetch_add(1, Ordering::Relaxed) % SHARDS;
-                move |request| {
-                    let sink = Arc::clone(&sink);
-                    async move { sink.answer(request, shard).await }
-                }
+        let serving = tokio_util::task::TaskTracker::new();
+        for (listener, conduct) in listeners {
+            let (sink, stop) = (Arc::clone(&sink), stop.clone());
+            match conduct {
+                None => serving.spawn(sink.serve(listener, stop)),
+                Some(conduct) => serving.spawn(sick::serve(listener, conduct, sink, stop)),
             };
-            let serving = baseline::serve(listener, None, connected, stop.clone());
-            tokio_util::task::TaskTracker::new().spawn(serving);
         }
         Ok((sink, stop.drop_guard()))
+    }
+
+    async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        let connected = || {
+            let sink = Arc::clone(&self);
+            let shard = sink.next_shard.fetch_add(1, Ordering::Relaxed) % SHARDS;
+            move |request| {
+                let sink = Arc::clone(&sink);
+                async move { sink.answer(request, shard).await }
+            }
+        };
+        baseline::serve(listener, None, connected, stop).await;
     }
 
     /// Where events are to be delivered.
@@ -115,7 +167,8 @@ impl Sink {
 
     /// The same for each endpoint.
     pub(crate) fn urls(&self) -> impl Iterator<Item = String> + '_ {
-        self.addresses.iter().map(|address| format!("http://{address}/deliveries"))
+        let scheme = if matches!(self.manner, Manner::Lies(_)) { "https" } else { "http" };
+        self.addresses.iter().map(move |address| format!("{scheme}://{address}{DELIVERIES}"))
     }
 
     /// Events delivered so far.
@@ -127,8 +180,19 @@ impl Sink {
         Counted {
             events: self.delivered(),
             requests: self.requests.load(Ordering::Relaxed),
+            strayed: self.strayed.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
         }
+    }
+
+    /// Counts somebody who wants something and gets nothing.
+    fn asked(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts somebody who followed where nobody may follow.
+    fn strayed(&self) {
+        self.strayed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The latencies since the last call.
@@ -161,6 +225,10 @@ impl Sink {
 
     async fn answer(&self, request: Request<Incoming>, shard: usize) -> Response<Full<Bytes>> {
         let (head, body) = request.into_parts();
+        if head.uri.path() == ELSEWHERE {
+            self.strayed();
+            return plain(StatusCode::OK);
+        }
         if head.method == Method::OPTIONS {
             return consent(&head.headers);
         }
@@ -171,18 +239,27 @@ impl Sink {
         if is_validation(&head.headers) {
             return validate(&body);
         }
+        if matches!(self.manner, Manner::Prompt) {
+            self.deliver(&body, shard);
+            return plain(StatusCode::OK);
+        }
+        self.asked();
         match self.manner {
-            Manner::Prompt => self.deliver(&body, shard),
             Manner::Hangs(time) => {
-                self.requests.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(time).await;
+                plain(StatusCode::OK)
             }
-            Manner::Fails(status) => {
-                self.requests.fetch_add(1, Ordering::Relaxed);
-                return plain(status);
+            Manner::Fails(status) => plain(status),
+            Manner::Redirects => {
+                let mut answer = plain(StatusCode::FOUND);
+                answer.headers_mut().insert(LOCATION, HeaderValue::from_static(ELSEWHERE));
+                answer
+            }
+            // Whoever comes to these by HTTP again does so on the connection that they agreed over.
+            Manner::Prompt | Manner::Trickles(_) | Manner::Resets | Manner::Lies(_) => {
+                plain(StatusCode::SERVICE_UNAVAILABLE)
             }
         }
-        plain(StatusCode::OK)
     }
 
     fn deliver(&self, body: &[u8], shard: usize) {

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::args::{LoadArgs, Protocol, ServerArgs};
 use super::connection::{Client, Target};
+use super::identity::Authority;
 use super::proc::{Process, Usage};
 use super::setup::Management;
 use super::stopwatch::Moment;
@@ -25,6 +26,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(2);
 /// Bytes shown of the log of a server that did not start.
 const LOG_TAIL: usize = 2_000;
+/// In a spawned server's directory: the certificate authority that it trusts, if it is to trust one.
+const TRUSTED: &str = "trusted.pem";
 /// What `statfs` says of a file system in memory.
 const TMPFS_MAGIC: u32 = 0x0102_1994;
 
@@ -111,12 +114,25 @@ impl Addresses {
 impl Stage {
     /// Finds or starts the server that the arguments name.
     pub(crate) async fn open(server: &ServerArgs, load: &LoadArgs) -> anyhow::Result<Self> {
+        Self::open_trusting(server, load, None).await
+    }
+
+    /// The same. If there is an `authority`, the server trusts it as to its endpoints; only one that is spawned
+    /// can be told so.
+    pub(crate) async fn open_trusting(
+        server: &ServerArgs,
+        load: &LoadArgs,
+        authority: Option<&Authority>,
+    ) -> anyhow::Result<Self> {
         let run = format!("{:x}-{:x}", std::process::id(), Moment::now().as_nanos() / 1_000_000);
         let stage = match (&server.server, &server.data_dir) {
-            _ if server.spawn => Self::spawn(server, load, run).await,
+            (None, None) => Self::spawn(server, load, run, authority).await,
+            _ if server.spawn => Self::spawn(server, load, run, authority).await,
+            _ if authority.is_some() => {
+                Err(anyhow::anyhow!("only a spawned server can be told to trust the endpoints' authority"))
+            }
             (Some(url), _) => Self::at_url(url, server, load, run).await,
             (None, Some(dir)) => Self::in_dir(dir, None, server, load, run).await,
-            (None, None) => Self::spawn(server, load, run).await,
         };
         stage.context("no server to measure")
     }
@@ -174,10 +190,18 @@ impl Stage {
         Ok(stage)
     }
 
-    async fn spawn(server: &ServerArgs, load: &LoadArgs, run: String) -> anyhow::Result<Self> {
+    async fn spawn(
+        server: &ServerArgs,
+        load: &LoadArgs,
+        run: String,
+        authority: Option<&Authority>,
+    ) -> anyhow::Result<Self> {
         let parent = server.temp_dir.clone().unwrap_or_else(std::env::temp_dir);
         let dir = TempDir::create(&parent, &format!("gridwire-bench-{run}"))
             .with_context(|| format!("failed to make a directory in `{}`", parent.display()))?;
+        if let Some(authority) = authority {
+            fs::write(dir.0.join(TRUSTED), authority.pem()).context("failed to write what is trusted")?;
+        }
         let data_dir = dir.0.join("data");
         let (process, start_time) = launch(&dir.0, "127.0.0.1:0").await?;
         let spawned = Spawned { process, dir };
@@ -269,6 +293,11 @@ async fn launch(dir: &Path, http: &str) -> anyhow::Result<(Process, Duration)> {
         if name.as_encoded_bytes().starts_with(b"GRIDWIRE_") {
             command.env_remove(name);
         }
+    }
+    let trusted = dir.join(TRUSTED);
+    if trusted.exists() {
+        // In place of this machine's authorities, which no endpoint of ours has anything from.
+        command.env("SSL_CERT_FILE", trusted);
     }
     let child = command
         .args(["serve", "--dev", "--http", http, "--https", "127.0.0.1:0"])

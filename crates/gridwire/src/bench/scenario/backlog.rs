@@ -8,23 +8,21 @@
 //! get exactly what it had not acknowledged, across the crash; and does the tail notice those who catch up.
 //! Page cache is no memory the server needs, so only anonymous pages are counted.
 
-mod memory;
 mod receiver;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use clap::Parser as _;
 use hdrhistogram::Histogram;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::memory::Memory;
 use self::receiver::{Goal, Ledger, Receivers};
-use super::{conclude, template};
-use crate::bench::args::{BacklogArgs, Kind, LoadArgs, Schema, ServerArgs, ShapeArgs};
+use super::memory::Memory;
+use super::{DefaultLoad, conclude, template};
+use crate::bench::args::{BacklogArgs, Kind, Schema, ServerArgs, ShapeArgs};
 use crate::bench::body::Template;
 use crate::bench::connection::Client;
 use crate::bench::load::{Load, Pacing, Tally, histogram};
@@ -66,17 +64,10 @@ const DRAIN_COLUMNS: [(&str, &str); 7] = [
 ];
 const STEP_COLUMNS: [(&str, &str); 2] = [("seconds", "seconds"), ("events/s", "events_per_second")];
 
-/// The load options of a scenario that has none.
-#[derive(Debug, clap::Parser)]
-struct DefaultLoad {
-    #[command(flatten)]
-    load: LoadArgs,
-}
-
 pub(crate) async fn run(args: &BacklogArgs) -> anyhow::Result<Report> {
     ensure!(args.behind < args.subscriptions, "one subscription is at the tail: fewer can be behind");
     let server = ServerArgs { temp_dir: args.temp_dir.clone(), spawn: true, ..ServerArgs::default() };
-    let load = DefaultLoad::try_parse_from(["load"]).context("the load options have defaults")?.load;
+    let load = DefaultLoad::load()?;
     let mut stage = Stage::open(&server, &load).await?;
     let measured = measure(args, &mut stage).await;
     conclude(measured, stage).await
@@ -198,7 +189,7 @@ impl Scene<'_> {
         receivers.stop().await;
         self.rest("all quiet again").await;
         self.tell_latency(&latency);
-        self.report.notes.push(self.memory.verdict(CAUGHT_UP));
+        self.report.notes.push(self.memory.verdict(CAUGHT_UP, "the others catch up"));
         self.report.tables.insert(0, self.memory.table());
         self.report.tables.insert(1, steps);
         Ok(self.report)

@@ -4,24 +4,26 @@
 //! and with the subscriptions of the sick alternate, at half of what the healthy get at most, so that what
 //! the machine does meanwhile meets both alike. The sick agree to their subscriptions at once: they fall ill
 //! afterwards, as endpoints do.
+//!
+//! A slice should be longer than the time that the server gives an attempt, or none of those that hang comes to its
+//! end in it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use http::StatusCode;
-use tokio_util::sync::DropGuard;
 
 use super::latency::{WINDOW, open_slice};
+use super::patients::{ASKED, Ward};
 use super::push::{DRAIN_PATIENCE, saturate};
 use super::{conclude, tell_conditions, template};
 use crate::bench::args::{IsolationArgs, Kind, Schema, ShapeArgs};
 use crate::bench::connection::Client;
-use crate::bench::load::{Load, Pacing, Window};
+use crate::bench::load::{Load, Pacing, Tally, Window};
 use crate::bench::numbers::{float, median, per_second, quotient};
 use crate::bench::progress::Progress;
 use crate::bench::report::{Cell, Ratio, Report, Series, Slice, Table};
-use crate::bench::setup::{Delivery, Management, Plan};
+use crate::bench::setup::{Delivery, Plan};
 use crate::bench::sink::{Manner, Sink};
 use crate::bench::stage::Stage;
 
@@ -29,25 +31,24 @@ use crate::bench::stage::Stage;
 const AIM: f64 = 1.5;
 /// After the sick have gone, for what still waits for them to be given up.
 const REST: Duration = Duration::from_secs(2);
-const COLUMNS: [(&str, &str); 8] = [
+const COLUMNS: [(&str, &str); 6] = [
     ("events/s", "events_per_second"),
     ("p50", "p50_microseconds"),
     ("p90", "p90_microseconds"),
     ("p99", "p99_microseconds"),
     ("max", "max_microseconds"),
     ("missing", "missing"),
-    ("to hanging", "requests_to_hanging"),
-    ("to failing", "requests_to_failing"),
 ];
 
 pub(crate) async fn run(args: &IsolationArgs) -> anyhow::Result<Report> {
-    ensure!(args.hanging + args.failing > 0, "without a sick endpoint there is nothing to compare");
-    let mut stage = Stage::open(&args.server, &args.load).await?;
-    let measured = measure(args, &mut stage).await;
+    ensure!(args.sick.total() > 0, "without a sick endpoint there is nothing to compare");
+    let ward = Ward::open(&args.sick)?;
+    let mut stage = Stage::open_trusting(&args.server, &args.load, ward.authority()).await?;
+    let measured = measure(args, &ward, &mut stage).await;
     conclude(measured, stage).await
 }
 
-async fn measure(args: &IsolationArgs, stage: &mut Stage) -> anyhow::Result<Report> {
+async fn measure(args: &IsolationArgs, ward: &Ward, stage: &mut Stage) -> anyhow::Result<Report> {
     let shape =
         ShapeArgs { schema: Schema::Cloudevents, size: args.size, topics: 1, subscriptions: args.healthy };
     let template = template(Kind::Topic, &shape, 1)?;
@@ -71,9 +72,7 @@ async fn measure(args: &IsolationArgs, stage: &mut Stage) -> anyhow::Result<Repo
 
     let mut report = Report::new("isolation");
     tell_conditions(&mut report, Kind::Topic, &shape, &template, &args.load);
-    report.fact("hanging_endpoints", args.hanging);
-    report.fact("hanging_seconds", args.hang.as_secs_f64());
-    report.fact("failing_endpoints", args.failing);
+    ward.tell(&mut report);
     let copies = u64::from(args.healthy);
     let mut load = Load {
         template: Arc::new(template),
@@ -106,80 +105,39 @@ async fn measure(args: &IsolationArgs, stage: &mut Stage) -> anyhow::Result<Repo
     load.pacing = Pacing::Open { requests_per_second: rate };
     load.duration = args.load.duration;
     let mut runs = Runs { table: Table::new("run", &COLUMNS), p99: [Vec::new(), Vec::new()] };
+    let mut asked = Table::new("the sick, asked", &ASKED);
     let (mut without, mut with) = (Series::new("healthy, alone"), Series::new("healthy, beside the sick"));
     for number in 1..=args.load.slices {
         for sick in [false, true] {
             let name = if sick { "with" } else { "without" };
             progress.phase(format!("{name} the sick {number}/{}", args.load.slices));
-            let patients = if sick {
-                Some(Patients::fall_ill(args, &mut stage.management, &topic.path).await?)
-            } else {
-                None
-            };
+            let patients =
+                if sick { Some(ward.fall_ill(&mut stage.management, &topic.path).await?) } else { None };
             let before = stage.usage().await;
             let slice = open_slice(&load, &mut clients, &sink, copies).await;
             let after = stage.usage().await;
-            let asked = match patients {
-                Some(patients) => patients.leave(&mut stage.management).await?,
-                None => (0, 0),
-            };
             let name = format!("{name} {number}");
+            if let Some(patients) = patients {
+                let cared = patients.leave(&mut stage.management).await?;
+                report.faults.extend(cared.fault(&name));
+                asked.rows.push((name.clone(), cared.cells()));
+                tokio::time::sleep(REST).await;
+            }
             if slice.missing > 0 {
                 report.faults.push(format!("{name}: {} deliveries never came", slice.missing));
             }
             if let Some(sample) = &slice.answers.sample {
                 report.faults.push(format!("{name}: publishing failed, {sample}"));
             }
-            runs.add(sick, name, &slice.arrivals, slice.missing, asked);
+            runs.add(sick, name, &slice.arrivals, slice.missing);
             let series = if sick { &mut with } else { &mut without };
             series.push(Slice::new(slice.arrivals, before, after));
         }
     }
     report.series.extend([without, with]);
     report.ratios.push(runs.ratio());
-    report.tables.push(runs.table);
+    report.tables.extend([runs.table, asked]);
     Ok(report)
-}
-
-/// The sick endpoints of one run, with their subscriptions.
-///
-/// Each run has its own: a request that still hangs when its subscription is gone would burden the next run,
-/// which may be one without. With its endpoint gone it ends.
-struct Patients {
-    hanging: (Arc<Sink>, DropGuard),
-    failing: (Arc<Sink>, DropGuard),
-    paths: Vec<String>,
-}
-
-impl Patients {
-    async fn fall_ill(
-        args: &IsolationArgs,
-        management: &mut Management,
-        topic: &str,
-    ) -> anyhow::Result<Self> {
-        let manner = Manner::Fails(StatusCode::INTERNAL_SERVER_ERROR);
-        let hanging = Sink::start_many(args.hanging, Manner::Hangs(args.hang)).await?;
-        let failing = Sink::start_many(args.failing, manner).await?;
-        let mut paths = Vec::new();
-        for (kind, sink) in [("hanging", &hanging.0), ("failing", &failing.0)] {
-            for (number, url) in sink.urls().enumerate() {
-                let name = format!("{kind}-{number}");
-                paths.push(management.subscribe(topic, &name, Schema::Cloudevents, &url, 1).await?);
-            }
-        }
-        Ok(Self { hanging, failing, paths })
-    }
-
-    /// Ends the subscriptions, then the endpoints, and returns how often either kind was asked.
-    async fn leave(self, management: &mut Management) -> anyhow::Result<(u64, u64)> {
-        for path in &self.paths {
-            management.remove(path).await?;
-        }
-        let asked = (self.hanging.0.counted().requests, self.failing.0.counted().requests);
-        drop(self);
-        tokio::time::sleep(REST).await;
-        Ok(asked)
-    }
 }
 
 /// The runs so far, one by one.
@@ -190,14 +148,7 @@ struct Runs {
 }
 
 impl Runs {
-    fn add(
-        &mut self,
-        sick: bool,
-        name: String,
-        arrived: &crate::bench::load::Tally,
-        missing: u64,
-        (to_hanging, to_failing): (u64, u64),
-    ) {
+    fn add(&mut self, sick: bool, name: String, arrived: &Tally, missing: u64) {
         let quantile = |quantile| arrived.latency.value_at_quantile(quantile);
         self.p99[usize::from(sick)].push(float(quantile(0.99)));
         let cells = vec![
@@ -207,8 +158,6 @@ impl Runs {
             Cell::Micros(quantile(0.99)),
             Cell::Micros(arrived.latency.max()),
             Cell::Count(missing),
-            Cell::Count(to_hanging),
-            Cell::Count(to_failing),
         ];
         self.table.rows.push((name, cells));
     }
@@ -222,7 +171,7 @@ impl Runs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::load::{Tally, record};
+    use crate::bench::load::record;
 
     #[test]
     fn the_ratio_is_that_of_the_medians() {
@@ -230,7 +179,7 @@ mod tests {
         for (sick, millis) in [(false, 10), (true, 12), (false, 90), (true, 14), (false, 10), (true, 500)] {
             let mut tally = Tally::new();
             record(&mut tally.latency, Duration::from_millis(millis));
-            runs.add(sick, "run".to_owned(), &tally, 0, (1, 2));
+            runs.add(sick, "run".to_owned(), &tally, 0);
         }
         assert!((runs.ratio().median() - 1.4).abs() < 0.01);
         assert_eq!(runs.table.rows.len(), 6);

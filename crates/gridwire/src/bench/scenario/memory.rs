@@ -78,8 +78,8 @@ impl Memory {
         self.points.push(Point { name, now, peak: self.shared.peak.swap(0, Ordering::Relaxed) });
     }
 
-    /// How far above idle the server was at rest, and at its peak before the point `busy`.
-    pub(super) fn verdict(&self, busy: &str) -> String {
+    /// How far above idle the server was at rest, and at its peak before the point `busy`, which was `doing` so.
+    pub(super) fn verdict(&self, busy: &str, doing: &str) -> String {
         let idle = self.points.first().map_or(0, |point| point.now);
         let rest = self.points.iter().map(|point| point.now).max().unwrap_or(0);
         let peaks = self.points.iter().filter(|point| point.name == busy);
@@ -87,8 +87,7 @@ impl Memory {
         let [rest, peak, aim] = [rest.saturating_sub(idle), peak.saturating_sub(idle), ABOVE_IDLE_MAX]
             .map(|bytes| float(bytes) / f64::from(1 << 20));
         format!(
-            "memory is at most {rest:.1} MiB above idle at rest and {peak:.1} MiB while the others catch up; \
-             aim {aim:.0} MiB"
+            "memory is at most {rest:.1} MiB above idle at rest and {peak:.1} MiB while {doing}; aim {aim:.0} MiB"
         )
     }
 
