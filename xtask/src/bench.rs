@@ -62,6 +62,13 @@ impl Report {
             .with_context(|| format!("the report has no `{cell}` of `{row}` in `{table}`"))
     }
 
+    /// Events in a second of the first series, which is what the scenario is about.
+    pub(crate) fn rate(&self) -> anyhow::Result<f64> {
+        let rate = self.0["series"][0]["events_per_second"].as_f64().context("the report has no series")?;
+        ensure!(rate > 0.0, "nothing was done");
+        Ok(rate)
+    }
+
     /// Each ratio with an aim, said and judged.
     pub(crate) fn check_ratios(&self) -> anyhow::Result<()> {
         let mut missed = Vec::new();
@@ -106,6 +113,7 @@ pub(crate) mod tests {
         for (table, row, cell) in [("a", "y", "bytes"), ("b", "z", "bytes"), ("b", "y", "bits")] {
             assert!(report.cell(table, row, cell).is_err(), "{table} {row} {cell}");
         }
+        assert!((report.rate().unwrap() - 12.5).abs() < 1e-9);
     }
 
     #[test]

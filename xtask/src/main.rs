@@ -1,8 +1,9 @@
-//! What the project does to itself: `cargo xtask test`, `sim`, `power`, `soak`, `fuzz`, `schemathesis`, `tidy`,
+//! What the project does to itself: `cargo xtask test`, `sim`, `power`, `soak`, `compare`, `fuzz`, `schemathesis`, `tidy`,
 //! and what every change must pass: `cargo xtask ci`.
 
 mod bench;
 mod ci;
+mod compare;
 mod fuzz;
 mod power;
 mod run;
@@ -42,6 +43,8 @@ enum Command {
     Ci,
     /// What takes too long or too much space for every change: a large backlog, many seeds, kills and flipped bits
     Soak(soak::SoakArgs),
+    /// Measure the program against what it was at another commit, in turns
+    Compare(compare::CompareArgs),
     /// Feed everything that is parsed with anything
     Fuzz(fuzz::FuzzArgs),
     /// Send the running program whatever its interfaces' documents allow, and compare its answers with them
@@ -69,6 +72,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Power(args) => power::run(&workspace, args),
         Command::Ci => ci::run(&workspace),
         Command::Soak(args) => soak::run(&workspace, args),
+        Command::Compare(args) => compare::run(&workspace, args),
         Command::Fuzz(args) => fuzz::run(&workspace, args),
         Command::Schemathesis(args) => schemathesis::run(&workspace, args),
         Command::Tidy => tidy::run(&workspace),

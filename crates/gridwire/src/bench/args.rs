@@ -76,6 +76,9 @@ pub(crate) struct ServerArgs {
     /// Where a spawned server gets its temporary data directory
     #[arg(long, value_name = "DIR")]
     pub(crate) temp_dir: Option<PathBuf>,
+    /// Program to start as the server, such as another build, in place of this one
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["server", "data_dir"])]
+    pub(crate) program: Option<PathBuf>,
 }
 
 /// What is published, and to where.

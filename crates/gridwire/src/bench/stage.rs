@@ -56,6 +56,7 @@ enum Metering {
 
 #[derive(Debug)]
 struct Spawned {
+    program: PathBuf,
     process: Process,
     dir: TempDir,
 }
@@ -203,8 +204,12 @@ impl Stage {
             fs::write(dir.0.join(TRUSTED), authority.pem()).context("failed to write what is trusted")?;
         }
         let data_dir = dir.0.join("data");
-        let (process, start_time) = launch(&dir.0, "127.0.0.1:0").await?;
-        let spawned = Spawned { process, dir };
+        let program = match &server.program {
+            Some(program) => program.clone(),
+            None => std::env::current_exe().context("this program does not know its own path")?,
+        };
+        let (process, start_time) = launch(&program, &dir.0, "127.0.0.1:0").await?;
+        let spawned = Spawned { program, process, dir };
         let pid = Some(spawned.process.id());
         // Where a user's own server is, and how it is talked to, does not concern this one.
         let own = ServerArgs::default();
@@ -221,16 +226,17 @@ impl Stage {
     ///
     /// When the server was not spawned, and when it does not start again.
     pub(crate) async fn crash_and_restart(&mut self) -> anyhow::Result<Duration> {
-        let Spawned { process, dir } = self.spawned.take().context("only a spawned server can be killed")?;
+        let Spawned { program, process, dir } =
+            self.spawned.take().context("only a spawned server can be killed")?;
         let data_dir = dir.0.join("data");
         let http = Addresses::read(&data_dir).and_then(|read| read.http);
         let http = http.context("the server does not say where it listens")?;
         process.kill();
         // What a killed server leaves behind must not be taken for the word of the next.
         fs::remove_file(data_dir.join("addresses.json")).context("failed to remove the old addresses")?;
-        let (process, time) = launch(&dir.0, http.trim_start_matches("http://")).await?;
+        let (process, time) = launch(&program, &dir.0, http.trim_start_matches("http://")).await?;
         self.metering = Metering::Process(process.id());
-        self.spawned = Some(Spawned { process, dir });
+        self.spawned = Some(Spawned { program, process, dir });
         Ok(time)
     }
 
@@ -267,7 +273,7 @@ impl Stage {
     /// Removes what was made and stops what was started. Returns what did not go as it should.
     pub(crate) async fn close(mut self) -> Vec<String> {
         let mut complaints = self.management.remove_all().await;
-        if let Some(Spawned { process, dir }) = self.spawned {
+        if let Some(Spawned { process, dir, .. }) = self.spawned {
             match process.stop(STOP_TIMEOUT).await {
                 Some(status) if status.success() => {}
                 Some(status) => complaints.push(format!("the server ended with {status}")),
@@ -280,12 +286,11 @@ impl Stage {
 }
 
 /// Starts a server that keeps its data and its log below `dir`, and waits until it is ready.
-async fn launch(dir: &Path, http: &str) -> anyhow::Result<(Process, Duration)> {
+async fn launch(program: &Path, dir: &Path, http: &str) -> anyhow::Result<(Process, Duration)> {
     let data_dir = dir.join("data");
     let log_path = dir.join("server.log");
     let log = fs::OpenOptions::new().create(true).append(true).open(&log_path);
     let log = log.context("failed to make the server's log")?;
-    let program = std::env::current_exe().context("this program does not know its own path")?;
     let started = Moment::now();
     let mut command = Command::new(program);
     // Its configuration is what stands here, whatever the user's own servers are told.
@@ -307,7 +312,7 @@ async fn launch(dir: &Path, http: &str) -> anyhow::Result<(Process, Duration)> {
         .stdout(log.try_clone().context("failed to share the server's log")?)
         .stderr(log)
         .spawn()
-        .context("failed to start the server")?;
+        .with_context(|| format!("failed to start the server `{}`", program.display()))?;
     let mut process = Process::new(child);
     match await_start(&mut process, &data_dir, started).await {
         Ok(time) => Ok((process, time)),
