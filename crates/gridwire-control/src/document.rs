@@ -1,6 +1,6 @@
 //! One resource as control holds it, and all of them together.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -209,6 +209,11 @@ impl Entry {
         self.document.address.kind
     }
 
+    /// When it ends, of an event subscription that does.
+    fn expires_at(&self) -> Option<Timestamp> {
+        self.facts().subscription()?.expires_at
+    }
+
     pub(crate) fn etag(&self) -> String {
         format!("\"{}\"", self.revision.0)
     }
@@ -221,6 +226,8 @@ pub(crate) struct Resources {
     /// How many there are of each kind below each parent, by what their keys begin with: a limit must not be
     /// a walk over 100,000 siblings.
     counts: HashMap<String, usize>,
+    /// The event subscriptions that expire, by when, with their keys: looked at after every change.
+    expirations: BTreeSet<(Timestamp, String)>,
 }
 
 impl fmt::Debug for Resources {
@@ -232,16 +239,28 @@ impl fmt::Debug for Resources {
 impl Resources {
     pub(crate) fn insert(&mut self, entry: Entry) -> Arc<Entry> {
         let entry = Arc::new(entry);
-        if self.entries.insert(entry.key.clone(), Arc::clone(&entry)).is_none() {
-            *self.counts.entry(entry.document.address.siblings()).or_default() += 1;
+        match self.entries.insert(entry.key.clone(), Arc::clone(&entry)) {
+            Some(replaced) => self.forget_expiration(&replaced),
+            None => *self.counts.entry(entry.document.address.siblings()).or_default() += 1,
+        }
+        if let Some(time) = entry.expires_at() {
+            self.expirations.insert((time, entry.key.clone()));
         }
         entry
+    }
+
+    fn forget_expiration(&mut self, entry: &Entry) {
+        if let Some(time) = entry.expires_at() {
+            self.expirations.remove(&(time, entry.key.clone()));
+        }
     }
 
     /// Removes them and says where they were.
     pub(crate) fn remove(&mut self, keys: &[String]) -> Vec<Address> {
         let mut removed = Vec::with_capacity(keys.len());
-        for entry in keys.iter().filter_map(|key| self.entries.remove(key)) {
+        for key in keys {
+            let Some(entry) = self.entries.remove(key) else { continue };
+            self.forget_expiration(&entry);
             let siblings = entry.document.address.siblings();
             if let Some(count) = self.counts.get_mut(&siblings) {
                 *count -= 1;
@@ -274,6 +293,18 @@ impl Resources {
     /// The nearest resource above `address` that has properties of its own.
     pub(crate) fn ground_of(&self, address: &Address) -> Option<&Arc<Entry>> {
         self.get(&address.ground()?)
+    }
+
+    /// The event subscriptions whose time has come by `now`, the longest over first.
+    pub(crate) fn expired(&self, now: Timestamp) -> impl Iterator<Item = &Arc<Entry>> {
+        let over = self.expirations.iter().take_while(move |(time, _)| *time <= now);
+        over.filter_map(|(_, key)| self.entries.get(key))
+    }
+
+    /// The earliest expiration after `now`.
+    pub(crate) fn next_expiration(&self, now: Timestamp) -> Option<Timestamp> {
+        let (time, _) = self.expirations.iter().find(|(time, _)| now < *time)?;
+        Some(*time)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Entry>> {

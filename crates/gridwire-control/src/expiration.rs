@@ -94,19 +94,12 @@ impl Shared {
     /// Event subscriptions whose time has come, each with its entity tag.
     fn expired(&self, now: Timestamp) -> Vec<(Address, String)> {
         let state = self.state();
-        let is_over = |expires_at: Option<Timestamp>| expires_at.is_some_and(|time| time <= now);
-        state
-            .resources
-            .iter()
-            .filter(|entry| entry.facts().subscription().is_some_and(|facts| is_over(facts.expires_at)))
-            .map(|entry| (entry.document.address.clone(), entry.etag()))
-            .collect()
+        let expired = state.resources.expired(now);
+        expired.map(|entry| (entry.document.address.clone(), entry.etag())).collect()
     }
 
     /// The earliest expiration after `now`.
     fn next_expiration(&self, now: Timestamp) -> Timestamp {
-        let state = self.state();
-        let times = state.resources.iter().filter_map(|entry| entry.facts().subscription()?.expires_at);
-        times.filter(|time| now < *time).min().unwrap_or(Timestamp::MAX)
+        self.state().resources.next_expiration(now).unwrap_or(Timestamp::MAX)
     }
 }

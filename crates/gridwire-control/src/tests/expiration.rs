@@ -57,6 +57,26 @@ async fn a_subscription_ends_at_its_expiration_time_and_not_before() {
 }
 
 #[tokio::test]
+async fn an_expiration_counts_as_it_was_set_last() {
+    let grid = grid().await;
+    let now = grid.clock.now();
+    let nothing = Expiry { removed: 0, failed: 0, next: Timestamp::MAX };
+    let next = |hours| Expiry { next: now + hours * HOUR, ..nothing };
+    grid.put_expiring("moved", now + HOUR).await;
+    grid.put_expiring("removed", now + 3 * HOUR).await;
+    let path = "~/topics/orders/eventSubscriptions/moved";
+    grid.call("PUT", path, expiring(now + 4 * HOUR)).await.expect(201);
+    assert_eq!(grid.control.expire().await, next(3));
+    grid.call("DELETE", "~/topics/orders/eventSubscriptions/removed", ()).await.expect(200);
+    assert_eq!(grid.control.expire().await, next(4));
+    grid.call("PUT", path, expiring(now + 2 * HOUR)).await.expect(201);
+    assert_eq!(grid.control.expire().await, next(2));
+    grid.clock.advance(2 * HOUR);
+    assert_eq!(grid.control.expire().await, Expiry { removed: 1, ..nothing });
+    assert!(grid.delivering().is_empty());
+}
+
+#[tokio::test]
 async fn what_expired_while_nobody_looked_ends_at_the_next_look() {
     let grid = grid().await;
     grid.put_expiring("first", grid.clock.now() + HOUR).await;
