@@ -12,15 +12,18 @@
 //! [`Shard::recover_decision`]) without asking `handle` anything, and each queue scans on from its floor.
 
 mod decision;
+mod input;
 mod letters;
+mod output;
 mod queue;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Range;
 use std::time::Duration;
 
 pub use decision::{DeadLetterReason, Decision, Held, LastAttempt, Return, Settlement, Unanswered};
+pub use input::{Input, Position, ReplyId, SettleVerb, SubscribeInput};
+pub use output::{Answer, Effect, LeasedEvent, Output, TokenError};
 pub use queue::outlook::{QueueOutlook, Waiting, Why};
 pub use state::Totals;
 
@@ -28,229 +31,10 @@ use crate::endpoint::EndpointStatus;
 use crate::filter::MatchSet;
 use crate::frame::FrameView;
 use crate::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
-use crate::lock_token::LockToken;
 use crate::planted::planted;
-use crate::retry::Outcome;
-use crate::routing::QueuePolicy;
 use crate::time::Timestamp;
 use queue::{FinishedAttempt, Queue};
 use state::QueueState;
-
-/// Names a request that waits for its answer; ascending in order of arrival.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ReplyId(pub u64);
-
-/// An event's place in the log, with what a queue needs to know of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
-    pub offset: Offset,
-    pub time: Timestamp,
-    pub size: u32,
-}
-
-impl Position {
-    fn held(self, attempts: u32) -> Held {
-        Held { offset: self.offset, time: self.time, size: self.size, attempts }
-    }
-}
-
-/// A subscription that this shard shall serve.
-#[derive(Clone, Debug)]
-pub struct SubscribeInput {
-    pub number: SubscriptionNumber,
-    pub slot: Slot,
-    pub topic: TopicNumber,
-    pub policy: QueuePolicy,
-    /// The end of the topic's log now. Where a new subscription starts.
-    pub end: Offset,
-    /// The oldest retained offset: a recorded floor below it is raised.
-    pub start: Offset,
-    /// It was there before this process. When its state is lost it starts with the oldest event: its slot was
-    /// in no match set before it existed, so it gets what it had not settled, and some of it again.
-    pub existed: bool,
-}
-
-/// What a receiver wants done with the events it holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SettleVerb {
-    Acknowledge,
-    Release { delay: Duration },
-    Reject,
-    RenewLock,
-}
-
-/// Everything that can happen to a shard, besides frames and recovery.
-#[derive(Debug)]
-pub enum Input<'a> {
-    /// Create the subscription, or change its policy.
-    Subscribe(SubscribeInput),
-    Unsubscribe {
-        subscription: SubscriptionNumber,
-    },
-    Receive {
-        subscription: SubscriptionNumber,
-        reply: ReplyId,
-        max: u32,
-        deadline: Timestamp,
-    },
-    /// The client hung up.
-    CancelReceive {
-        subscription: SubscriptionNumber,
-        reply: ReplyId,
-    },
-    Settle {
-        subscription: SubscriptionNumber,
-        reply: ReplyId,
-        verb: SettleVerb,
-        tokens: &'a [LockToken],
-    },
-    /// A push attempt ended. `jitter` is in `0.0..1.0`.
-    Attempted {
-        subscription: SubscriptionNumber,
-        offset: Offset,
-        id: u64,
-        outcome: Outcome,
-        jitter: f64,
-    },
-    /// The event's bytes are gone for good. `id` is that of the attempt, or the nonce of the lease, for which
-    /// they were wanted; `None` for a dead letter.
-    Unreadable {
-        subscription: SubscriptionNumber,
-        offset: Offset,
-        id: Option<u64>,
-    },
-    /// The event's bytes could not be read just now; they may be there. `id` as for [`Input::Unreadable`].
-    Unread {
-        subscription: SubscriptionNumber,
-        offset: Offset,
-        id: Option<u64>,
-    },
-    /// The event was not sent with its request, for which it was too large. `id` is that of the attempt.
-    NotSent {
-        subscription: SubscriptionNumber,
-        offset: Offset,
-        id: u64,
-    },
-    DeadLetterWritten {
-        subscription: SubscriptionNumber,
-        offset: Offset,
-    },
-    DeadLetterFailed {
-        subscription: SubscriptionNumber,
-        offset: Offset,
-    },
-    /// The answer to [`Effect::Scan`]. `lost` are damaged events between `from` and `next`, ascending, of
-    /// which nobody knows any more whom they matched.
-    Scanned {
-        subscription: SubscriptionNumber,
-        from: Offset,
-        matches: &'a [Position],
-        lost: &'a [Range<u64>],
-        next: u64,
-    },
-    ScanFailed {
-        subscription: SubscriptionNumber,
-    },
-    /// Time has passed.
-    Tick,
-}
-
-/// One event in an answer to receive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LeasedEvent {
-    pub offset: Offset,
-    /// 1 on the first delivery.
-    pub delivery: u32,
-    pub nonce: u64,
-}
-
-/// Why one lock token did not do what was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenError {
-    /// Its lock ran out, or its event is settled.
-    Lost,
-    /// An hour after the first lock it can no longer be renewed.
-    RenewedTooLong,
-}
-
-/// What a waiting request is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// Possibly nothing, when the wait is over.
-    Received(Vec<LeasedEvent>),
-    /// One result for each token, in order.
-    Settled(Vec<Result<(), TokenError>>),
-    /// The subscription delivers by push.
-    NotPull,
-    /// There is no such subscription (any more).
-    Gone,
-    TooManyReceivers,
-}
-
-/// What the driver shall do once the decisions are recorded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    Answer {
-        reply: ReplyId,
-        answer: Answer,
-    },
-    /// Post the event; report by [`Input::Attempted`]. `attempt` is 1 the first time. Events that follow each other
-    /// with the same `id` share a request.
-    Attempt {
-        subscription: SubscriptionNumber,
-        topic: TopicNumber,
-        offset: Offset,
-        attempt: u32,
-        id: u64,
-    },
-    /// Write the event's dead letter; report by [`Input::DeadLetterWritten`].
-    DeadLetter {
-        subscription: SubscriptionNumber,
-        topic: TopicNumber,
-        offset: Offset,
-        attempts: u32,
-        reason: DeadLetterReason,
-        last: LastAttempt,
-    },
-    /// Find the next matches; report by [`Input::Scanned`].
-    Scan {
-        subscription: SubscriptionNumber,
-        topic: TopicNumber,
-        slot: Slot,
-        from: Offset,
-        max: usize,
-    },
-}
-
-/// What came of the inputs handled since it was last empty.
-#[derive(Debug, Default)]
-pub struct Output {
-    /// To be recorded first, as one group.
-    pub decisions: Vec<Decision>,
-    /// To be carried out after that, in order.
-    pub effects: Vec<Effect>,
-}
-
-impl Output {
-    pub fn is_empty(&self) -> bool {
-        self.decisions.is_empty() && self.effects.is_empty()
-    }
-
-    /// Appends a decision; settlements of one subscription that follow each other become one record.
-    fn record(&mut self, decision: Decision) {
-        if let Decision::Settled { subscription, how, offsets, .. } = &decision
-            && let Some(Decision::Settled { subscription: last, how: same, offsets: list, .. }) =
-                self.decisions.last_mut()
-            && last == subscription
-            && same == how
-        {
-            // The earlier, lower floor stays: it still holds.
-            list.extend_from_slice(offsets);
-            return;
-        }
-        self.decisions.push(decision);
-    }
-}
 
 /// How one subscription is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,40 +6,28 @@
 //! is due; what is given up waits there until its dead letter is written. Every recorded change goes through
 //! [`QueueState::apply`] and no other way.
 
+mod arrivals;
 mod attempts;
+mod outcomes;
 pub(super) mod outlook;
+mod requests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Range;
 use std::time::Duration;
 
 use super::decision::{DeadLetterReason, Decision, Held, LastAttempt, Return, Settlement};
 use super::letters::Letters;
 use super::state::{Lease, QueueState, nonce};
-use super::{Answer, Effect, LeasedEvent, Output, Position, ReplyId, SettleVerb, SubscribeInput, TokenError};
+use super::{Answer, Effect, LeasedEvent, Output, Position, ReplyId, SubscribeInput};
 use crate::endpoint::{EndpointHealth, EndpointStatus};
 use crate::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
 use crate::limits;
-use crate::lock_token::LockToken;
 use crate::pace::{Pace, Pacer};
-use crate::patience::{AfterFailure, DeadLetterPolicy};
 use crate::planted::planted;
-use crate::retry::{Outcome, Verdict};
 use crate::routing::{DeliveryMode, QueuePolicy};
 use crate::time::Timestamp;
 use attempts::InFlight;
-
-/// How long an event whose bytes could not be read waits before it is tried again.
-const READ_RETRY: Duration = Duration::from_secs(10);
-
-/// How a push attempt ended; `id` is the one it was started with, `jitter` is in `0.0..1.0`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct FinishedAttempt {
-    pub(super) offset: Offset,
-    pub(super) id: u64,
-    pub(super) outcome: Outcome,
-    pub(super) jitter: f64,
-}
+pub(super) use outcomes::FinishedAttempt;
 
 /// A receive that waits for events.
 #[derive(Clone, Copy, Debug)]
@@ -173,265 +161,6 @@ impl Queue {
     pub(super) fn end(&mut self, out: &mut Output) {
         for (reply, _) in std::mem::take(&mut self.receivers) {
             out.effects.push(Effect::Answer { reply, answer: Answer::Gone });
-        }
-    }
-
-    // ---- new events -------------------------------------------------------------------------------
-
-    /// A new event of the topic matched. Ignored while behind: a scan will find it.
-    pub(super) fn offer(&mut self, position: Position) {
-        if self.cursor != Cursor::Tail {
-            return;
-        }
-        if self.ready.len() >= self.window() {
-            self.cursor = Cursor::Behind(position.offset.0);
-            return;
-        }
-        self.ready.push_back(position);
-    }
-
-    /// Frames from `from` on were not shown: they are scanned for.
-    pub(super) fn fall_behind(&mut self, from: u64) {
-        if self.cursor == Cursor::Tail {
-            self.cursor = Cursor::Behind(from);
-        }
-    }
-
-    /// The driver's answer to [`Effect::Scan`]: everything that matched in `from..next`, and what is `lost`
-    /// there. What is lost may have matched, so it is settled as dropped: rather a drop too many on the books
-    /// than one that nobody hears of.
-    pub(super) fn scanned(
-        &mut self,
-        from: u64,
-        matches: &[Position],
-        lost: &[Range<u64>],
-        next: u64,
-        tail: u64,
-        out: &mut Output,
-    ) {
-        self.scanning = false;
-        if self.cursor != Cursor::Behind(from) {
-            return; // Reset meanwhile.
-        }
-        // What the shard has not seen as a frame yet will come as one.
-        let next = next.min(tail);
-        let new = matches.iter().filter(|position| position.offset.0 < next);
-        self.ready.extend(new.filter(|position| !self.state.knows(position.offset.0)));
-        self.cursor = if next >= tail { Cursor::Tail } else { Cursor::Behind(next) };
-        let gone = lost.iter().flat_map(|range| range.start.max(from)..range.end.min(next));
-        let gone: Vec<Offset> = gone.filter(|offset| !self.state.knows(*offset)).map(Offset).collect();
-        if !gone.is_empty() {
-            let floor = Offset(self.floor(tail));
-            let (subscription, how) = (self.number, Settlement::Damaged);
-            self.record(Decision::Settled { subscription, how, floor, offsets: gone }, out);
-        }
-    }
-
-    /// The driver could not scan; it will be asked again.
-    pub(super) fn scan_failed(&mut self) {
-        self.scanning = false;
-    }
-
-    // ---- requests ---------------------------------------------------------------------------------
-
-    pub(super) fn receive(&mut self, reply: ReplyId, max: u32, deadline: Timestamp, out: &mut Output) {
-        if matches!(self.policy.mode, DeliveryMode::Push { .. }) {
-            out.effects.push(Effect::Answer { reply, answer: Answer::NotPull });
-        } else if self.receivers.len() >= limits::RECEIVERS_WAITING_MAX {
-            out.effects.push(Effect::Answer { reply, answer: Answer::TooManyReceivers });
-        } else {
-            self.receivers.insert(reply, Receiver { max, deadline });
-            self.receiver_deadlines.insert((deadline, reply));
-        }
-    }
-
-    /// The client hung up before it was answered.
-    pub(super) fn cancel_receive(&mut self, reply: ReplyId) {
-        if let Some(receiver) = self.receivers.remove(&reply) {
-            self.receiver_deadlines.remove(&(receiver.deadline, reply));
-        }
-    }
-
-    /// Settles or renews by lock tokens; each token gets its own result.
-    pub(super) fn settle(
-        &mut self,
-        reply: ReplyId,
-        verb: SettleVerb,
-        tokens: &[LockToken],
-        tail: u64,
-        now: Timestamp,
-        out: &mut Output,
-    ) {
-        let DeliveryMode::Pull { lock } = self.policy.mode else {
-            out.effects.push(Effect::Answer { reply, answer: Answer::NotPull });
-            return;
-        };
-        let mut results = Vec::with_capacity(tokens.len());
-        let mut together = Vec::new();
-        for token in tokens {
-            let lease = match self.holder(token, now) {
-                // The same token twice in one request: the first use settles it.
-                // Tokens usually come in the order they were handed out, so there is nothing to look through.
-                Ok(_)
-                    if verb != SettleVerb::RenewLock
-                        && together.last().is_some_and(|last| token.offset <= *last)
-                        && together.contains(&token.offset) =>
-                {
-                    results.push(Err(TokenError::Lost));
-                    continue;
-                }
-                Ok(lease) => lease,
-                Err(error) => {
-                    results.push(Err(error));
-                    continue;
-                }
-            };
-            let (held, last) = (lease.held, lease.attempt());
-            match verb {
-                SettleVerb::Acknowledge => together.push(token.offset),
-                SettleVerb::RenewLock => {
-                    if now > lease.first_granted + limits::LOCK_RENEWAL_WINDOW {
-                        results.push(Err(TokenError::RenewedTooLong));
-                        continue;
-                    }
-                    together.push(token.offset);
-                }
-                SettleVerb::Release { delay } => {
-                    if held.attempts >= self.policy.attempts_max {
-                        self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, last, tail, now, out);
-                    } else {
-                        let due = crate::retry::next_look(now, delay, self.end_of(&held));
-                        self.give_back(held, due, Return::Released, last, out);
-                    }
-                }
-                SettleVerb::Reject => self.give_up(held, DeadLetterReason::Rejected, last, tail, now, out),
-            }
-            results.push(Ok(()));
-        }
-        if !together.is_empty() {
-            together.sort_unstable();
-            together.dedup();
-            let subscription = self.number;
-            let decision = if verb == SettleVerb::RenewLock {
-                Decision::Renewed { subscription, deadline: now + lock, offsets: together }
-            } else {
-                let floor = Offset(self.floor(tail));
-                Decision::Settled { subscription, how: Settlement::Delivered, floor, offsets: together }
-            };
-            self.record(decision, out);
-        }
-        out.effects.push(Effect::Answer { reply, answer: Answer::Settled(results) });
-    }
-
-    /// The current lease that `token` belongs to.
-    fn holder(&self, token: &LockToken, now: Timestamp) -> Result<Lease, TokenError> {
-        let lease = self.state.leases.get(&token.offset.0).ok_or(TokenError::Lost)?;
-        let current = lease.nonce == token.nonce && lease.held.attempts == token.delivery
-            || planted("any-holder-settles");
-        if current && now < lease.deadline { Ok(*lease) } else { Err(TokenError::Lost) }
-    }
-
-    // ---- push outcomes and dead letters -----------------------------------------------------------
-
-    pub(super) fn attempted(
-        &mut self,
-        attempt: FinishedAttempt,
-        tail: u64,
-        now: Timestamp,
-        out: &mut Output,
-    ) {
-        let FinishedAttempt { offset, id, outcome, jitter } = attempt;
-        // Otherwise it is from before a reset.
-        let Some((held, ends_request)) = self.in_flight.end(offset.0, id) else { return };
-        if ends_request {
-            self.endpoint.ended(id, self.in_flight.last_id(), outcome, now);
-        }
-        let last = LastAttempt::ended(outcome, now);
-        let verdict = match self.policy.mode {
-            DeliveryMode::Push { retry, .. } => retry.after(outcome, held.attempts, jitter),
-            // The subscription became a pull subscription while the attempt was in flight.
-            DeliveryMode::Pull { .. } if outcome == Outcome::Accepted => Verdict::Delivered,
-            DeliveryMode::Pull { .. } => Verdict::RetryAfter(Duration::ZERO),
-        };
-        match verdict {
-            Verdict::RetryAfter(_) if planted("failure-counts-as-delivered") && held.attempts > 2 => {
-                self.settled_one(Settlement::Delivered, offset, tail, out);
-            }
-            Verdict::Delivered => self.settled_one(Settlement::Delivered, offset, tail, out),
-            Verdict::Undeliverable => {
-                self.give_up(held, DeadLetterReason::Undeliverable, last, tail, now, out);
-            }
-            Verdict::RetryAfter(_) if held.attempts >= self.policy.attempts_max => {
-                self.give_up(held, DeadLetterReason::MaxDeliveryAttempts, last, tail, now, out);
-            }
-            Verdict::RetryAfter(wait) => {
-                let due = crate::retry::next_look(now, wait, self.end_of(&held));
-                self.give_back(held, due, Return::Failed, last, out);
-            }
-        }
-    }
-
-    /// The event's bytes are not to be had: it can't be delivered any more. Ignored when whoever wanted them
-    /// no longer holds the event.
-    pub(super) fn unreadable(&mut self, offset: Offset, id: Option<u64>, tail: u64, out: &mut Output) {
-        let held = match id {
-            None => self.letters.finish(offset.0).is_some(),
-            Some(id) => {
-                let leased = self.state.leases.get(&offset.0).is_some_and(|lease| lease.nonce == id);
-                self.in_flight.end(offset.0, id).is_some() || leased
-            }
-        };
-        if held {
-            self.settled_one(Settlement::Damaged, offset, tail, out);
-        }
-    }
-
-    /// The event's bytes could not be read just now. That is no delivery and nobody's failure: it is tried
-    /// again and counts for nothing, however often it happens.
-    pub(super) fn unread(&mut self, offset: Offset, id: Option<u64>, now: Timestamp, out: &mut Output) {
-        let Some(id) = id else {
-            if let Some(failures) = self.letters.finish(offset.0) {
-                self.letters.push(now + READ_RETRY, offset.0, failures);
-            }
-            return;
-        };
-        let in_flight = self.in_flight.end(offset.0, id).map(|(held, _)| held);
-        let leased = self.state.leases.get(&offset.0).filter(|lease| lease.nonce == id).copied();
-        let Some(held) = in_flight.or(leased.map(|lease| lease.held)) else { return };
-        let due = crate::retry::next_look(now, READ_RETRY, self.end_of(&held));
-        let held = Held { attempts: held.attempts.saturating_sub(1), ..held };
-        let last = match leased {
-            // A lease does not remember the delivery before it; this is when the next was tried.
-            Some(lease) if held.attempts > 0 => lease.attempt(),
-            _ => self.last_attempt(offset.0),
-        };
-        self.give_back(held, due, Return::Released, last, out);
-    }
-
-    /// The event had no place in the request that it was meant for: it is the next one's, and counts for nothing.
-    pub(super) fn not_sent(&mut self, offset: Offset, id: u64, now: Timestamp, out: &mut Output) {
-        let Some((held, _)) = self.in_flight.end(offset.0, id) else { return };
-        let held = Held { attempts: held.attempts.saturating_sub(1), ..held };
-        let last = self.last_attempt(offset.0);
-        self.give_back(held, now, Return::Released, last, out);
-    }
-
-    pub(super) fn dead_letter_written(&mut self, offset: Offset, tail: u64, out: &mut Output) {
-        if self.letters.finish(offset.0).is_some() {
-            self.settled_one(Settlement::DeadLettered, offset, tail, out);
-        }
-    }
-
-    pub(super) fn dead_letter_failed(&mut self, offset: Offset, tail: u64, now: Timestamp, out: &mut Output) {
-        let Some(failures) = self.letters.finish(offset.0) else { return };
-        let Some(trouble) = self.state.trouble.get(&offset.0) else { return };
-        let since = trouble.condemned.map_or(now, |(since, _)| since);
-        // A destination that was taken away since counts as down.
-        let policy =
-            self.policy.dead_letter.unwrap_or_else(|| DeadLetterPolicy::documented(self.policy.tier()));
-        match policy.after_failure(failures + 1, since, self.expiry_from, now) {
-            AfterFailure::TryAt(due) => self.letters.push(due, offset.0, failures + 1),
-            AfterFailure::Drop => self.settled_one(Settlement::DeadLetterFailed, offset, tail, out),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The shard's promises, each through a small driver that records what it is told to.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use super::*;
@@ -7,10 +8,11 @@ use crate::event::{Data, Event, InputSchema};
 use crate::frame::{FrameBuilder, FrameDraft};
 use crate::ids::Lsn;
 use crate::limits;
+use crate::lock_token::LockToken;
 use crate::pace::Pace;
 use crate::patience::DeadLetterPolicy;
-use crate::retry::{RetryPolicy, Tier};
-use crate::routing::DeliveryMode;
+use crate::retry::{Outcome, RetryPolicy, Tier};
+use crate::routing::{DeliveryMode, QueuePolicy};
 
 const TOPIC: TopicNumber = TopicNumber(1);
 const ONE: SubscriptionNumber = SubscriptionNumber(10);

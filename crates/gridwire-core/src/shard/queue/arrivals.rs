@@ -1,0 +1,64 @@
+//! How new events come to a queue: at the tail from each frame, behind it by scans.
+
+use std::ops::Range;
+
+use super::{Cursor, Queue};
+use crate::ids::Offset;
+use crate::shard::decision::{Decision, Settlement};
+use crate::shard::{Output, Position};
+
+impl Queue {
+    /// A new event of the topic matched. Ignored while behind: a scan will find it.
+    pub(in crate::shard) fn offer(&mut self, position: Position) {
+        if self.cursor != Cursor::Tail {
+            return;
+        }
+        if self.ready.len() >= self.window() {
+            self.cursor = Cursor::Behind(position.offset.0);
+            return;
+        }
+        self.ready.push_back(position);
+    }
+
+    /// Frames from `from` on were not shown: they are scanned for.
+    pub(in crate::shard) fn fall_behind(&mut self, from: u64) {
+        if self.cursor == Cursor::Tail {
+            self.cursor = Cursor::Behind(from);
+        }
+    }
+
+    /// The driver's answer to [`Effect::Scan`]: everything that matched in `from..next`, and what is `lost`
+    /// there. What is lost may have matched, so it is settled as dropped: rather a drop too many on the books
+    /// than one that nobody hears of.
+    pub(in crate::shard) fn scanned(
+        &mut self,
+        from: u64,
+        matches: &[Position],
+        lost: &[Range<u64>],
+        next: u64,
+        tail: u64,
+        out: &mut Output,
+    ) {
+        self.scanning = false;
+        if self.cursor != Cursor::Behind(from) {
+            return; // Reset meanwhile.
+        }
+        // What the shard has not seen as a frame yet will come as one.
+        let next = next.min(tail);
+        let new = matches.iter().filter(|position| position.offset.0 < next);
+        self.ready.extend(new.filter(|position| !self.state.knows(position.offset.0)));
+        self.cursor = if next >= tail { Cursor::Tail } else { Cursor::Behind(next) };
+        let gone = lost.iter().flat_map(|range| range.start.max(from)..range.end.min(next));
+        let gone: Vec<Offset> = gone.filter(|offset| !self.state.knows(*offset)).map(Offset).collect();
+        if !gone.is_empty() {
+            let floor = Offset(self.floor(tail));
+            let (subscription, how) = (self.number, Settlement::Damaged);
+            self.record(Decision::Settled { subscription, how, floor, offsets: gone }, out);
+        }
+    }
+
+    /// The driver could not scan; it will be asked again.
+    pub(in crate::shard) fn scan_failed(&mut self) {
+        self.scanning = false;
+    }
+}
