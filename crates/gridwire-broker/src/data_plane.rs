@@ -6,6 +6,7 @@
 
 mod address;
 mod auth;
+mod books;
 mod dead_letters;
 mod inspect;
 mod publish;
@@ -43,6 +44,7 @@ async fn answer(broker: &Broker, request: Request, peer: Peer) -> Result<Respons
     let table = broker.table();
     match target {
         Target::Inspect { subscription, what } => inspect::answer(broker, &subscription, what, &parts).await,
+        Target::Counters => books::list(broker, &table, &parts).await,
         Target::DeadLetters(operation) => {
             dead_letters::answer(broker, &table, &operation, &parts, body, peer).await
         }

@@ -11,6 +11,7 @@
 //! does anything leave: an answer to a receiver, a post to a webhook. After a restart [`Broker::start`]
 //! gives each shard its recorded decisions back, and the first routing table wakes the queues.
 
+mod audit;
 mod broker;
 mod data_plane;
 mod dead_letter;
@@ -21,6 +22,7 @@ mod metrics;
 mod push;
 mod shards;
 
+pub use audit::{AuditError, Audited, AuditedEvent};
 pub use broker::{Broker, BrokerOptions, BrokerParts, StartError};
 pub use dead_letter::{AccountKind, AccountOptions};
 pub use dev::{NoSubscription, Outlook, Remainder};

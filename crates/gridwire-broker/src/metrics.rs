@@ -19,7 +19,7 @@ use gridwire_core::routing::{RoutingTable, SubscriptionRoute, TableChange};
 use gridwire_core::shard::QueueStatus;
 use gridwire_store::LogHealth;
 
-use catalog::{Family, GLOBAL, LATENCIES, LOG, PER_QUEUE, PER_SUBSCRIPTION, PER_TOPIC};
+use catalog::{Family, GLOBAL, LATENCIES, LOG, MATCHED, PER_QUEUE, PER_SUBSCRIPTION, PER_TOPIC};
 use counters::{BUCKETS, Histogram, OPERATIONS};
 pub(crate) use counters::{PullOperation, SubscriptionCounters, Tally, TopicCounters};
 use slots::Slots;
@@ -83,7 +83,9 @@ pub(crate) fn merged<'a>(
         sum.totals.expired += status.totals.expired;
         sum.totals.dropped += status.totals.dropped;
         sum.totals.returned += status.totals.returned;
+        sum.matched = sum.matched.zip(status.matched).map(|(one, other)| one + other);
         sum.pending += status.pending;
+        sum.held += status.held;
         sum.letters += status.letters;
         sum.behind |= status.behind;
         sum.endpoint = worse(sum.endpoint, status.endpoint);
@@ -183,6 +185,12 @@ impl Metrics {
                 .map(|(status, named)| (Owner::Subscription(*named), String::new(), figure(status)));
             page.series(family, all);
         }
+        let (family, figure) = &MATCHED;
+        let counted = queues.iter().filter_map(|(status, named)| Some((named, figure(status)?)));
+        page.series(
+            family,
+            counted.map(|(named, value)| (Owner::Subscription(*named), String::new(), value)),
+        );
         for (family, counter) in &GLOBAL {
             page.head(family);
             page.line(family.name, counter(self).load(Ordering::Relaxed) as f64);

@@ -1,6 +1,7 @@
 //! The shards of this process: who serves which topic, how frames reach them, and what is done for all of
 //! them together (routing, snapshots, retention).
 
+mod command;
 mod driver;
 mod work;
 
@@ -13,14 +14,14 @@ use gridwire_core::ids::{Lsn, Offset, ShardId, StateSeq, SubscriptionNumber, Top
 use gridwire_core::limits;
 use gridwire_core::planted::planted;
 use gridwire_core::routing::{InstallError, RoutingTable, SubscriptionRoute};
-use gridwire_core::shard::{Decision, QueueOutlook, QueueStatus, Shard, SubscribeInput};
+use gridwire_core::shard::{Books, Decision, QueueOutlook, QueueStatus, Shard, SubscribeInput};
 use gridwire_core::time::Timestamp;
 use gridwire_store::{Frame, Log, ReadError, Recovered};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub(crate) use driver::{Command, OutlookAsked, ReceiveReply, SettleReply};
+pub(crate) use command::{Command, OutlookAsked, ReceiveReply, SettleReply};
 pub(crate) use work::{Missed, Outside};
 
 use crate::dead_letter::Jobs;
@@ -270,6 +271,16 @@ impl Shards {
         all.sort_by_key(|status| status.subscription);
         Some(all)
     }
+}
+
+/// What an audit of a subscription compares with the log; the outer `None` when its shard does not answer (any more).
+pub(crate) async fn books(shards: &Shards, route: &SubscriptionRoute) -> Option<Option<Books>> {
+    let (reply, answer) = oneshot::channel();
+    let asked = Command::Books { subscription: route.number, reply };
+    if !shards.send(route.topic, asked).await {
+        return None;
+    }
+    answer.await.ok()
 }
 
 /// What is left of the events before these ends of topics, in order of subscription; `when_still` waits until

@@ -9,6 +9,7 @@
 //! (how it is delivered).
 
 pub mod api_error;
+pub mod audit;
 pub mod dead_letter;
 pub mod endpoint;
 pub mod event;

@@ -13,6 +13,7 @@
 
 mod decision;
 mod input;
+mod ledger;
 mod letters;
 mod output;
 mod queue;
@@ -23,7 +24,9 @@ use std::time::Duration;
 
 pub use decision::{DeadLetterReason, Decision, Held, LastAttempt, Return, Settlement, Unanswered};
 pub use input::{Input, Position, ReplyId, SettleVerb, SubscribeInput};
+pub use ledger::{Ledger, Tally};
 pub use output::{Answer, Effect, LeasedEvent, Output, TokenError};
+pub use queue::books::Books;
 pub use queue::outlook::{QueueOutlook, Waiting, Why};
 pub use state::Totals;
 
@@ -46,8 +49,13 @@ pub struct QueueStatus {
     pub floor: Offset,
     /// The end of the topic.
     pub end: Offset,
-    /// Known to be waiting, locked, in flight or in trouble; more may lie behind the cursor.
-    pub pending: usize,
+    /// All that matched since the subscription exists: what has ended, and what is pending. `None` until it is
+    /// counted, after a start.
+    pub matched: Option<u64>,
+    /// What waits, is locked, in flight or in trouble; while `matched` is not known, as far as that is known.
+    pub pending: u64,
+    /// Those of them that are in memory; the others lie behind the cursor.
+    pub held: usize,
     /// Those of them that were given up and whose dead letter is not written yet.
     pub letters: usize,
     pub behind: bool,
@@ -149,15 +157,16 @@ impl Shard {
     ) {
         let Some(topic) = self.topics.get_mut(&frame.topic) else { return };
         let seen = topic.tail;
+        let mut touched: Vec<SubscriptionNumber> = Vec::new();
         if frame.first.0 > seen {
             // Frames between were not shown to us: whoever was at the tail finds theirs by a scan.
             for number in topic.slots.values() {
                 if let Some(queue) = self.queues.get_mut(number) {
                     queue.fall_behind(seen);
+                    touched.push(*number);
                 }
             }
         }
-        let mut touched: Vec<SubscriptionNumber> = Vec::new();
         let mut matched = std::mem::take(&mut self.scratch);
         for event in frame.events() {
             if event.offset.0 < seen {
@@ -265,6 +274,16 @@ impl Shard {
                 queue.scan_failed();
                 subscription
             }
+            Input::Counted { subscription, from, matches, next, start } => {
+                let Some((queue, _)) = self.queue(subscription) else { return };
+                queue.counted(from.0, matches, next, start.0);
+                subscription
+            }
+            Input::CountFailed { subscription } => {
+                let Some((queue, _)) = self.queue(subscription) else { return };
+                queue.count_failed();
+                subscription
+            }
         };
         self.pump(number, now, seed, out);
     }
@@ -286,6 +305,24 @@ impl Shard {
         Some(state.encode())
     }
 
+    /// What an audit of the subscription compares with the log, as of now.
+    pub fn books(&self, subscription: SubscriptionNumber) -> Option<Books> {
+        let queue = self.queues.get(&subscription)?;
+        Some(queue.books(self.tail(queue.topic)))
+    }
+
+    /// The log no longer has what is below `start_of` each topic: ledgers need not tell it apart any more. No
+    /// decision, for nothing that was counted changes.
+    pub fn release(&mut self, start_of: impl Fn(TopicNumber) -> Offset) {
+        let starts: HashMap<TopicNumber, Offset> =
+            self.topics.keys().map(|topic| (*topic, start_of(*topic))).collect();
+        for queue in self.queues.values_mut() {
+            if let Some(start) = starts.get(&queue.topic) {
+                queue.state.ledger.release(start.0);
+            }
+        }
+    }
+
     pub fn status(&self) -> Vec<QueueStatus> {
         let status = |queue: &Queue| {
             let tail = self.tail(queue.topic);
@@ -295,7 +332,9 @@ impl Shard {
                 totals: queue.state.totals,
                 floor: Offset(queue.floor(tail)),
                 end: Offset(tail),
+                matched: queue.matched(),
                 pending: queue.pending(),
+                held: queue.held_in_memory(),
                 letters: queue.letters(),
                 behind: queue.is_behind(),
                 endpoint: queue.endpoint(),

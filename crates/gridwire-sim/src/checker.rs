@@ -7,9 +7,10 @@
 //! [`gridwire_core::filter::oracle`]. What may or may not have happened (a cut connection, a 503) only ever widens
 //! what is allowed, so what it reports is broken for sure.
 //!
-//! The cast: [`Checker`] (this file: publishes, crashes, the end), `pull` and `push` (deliveries), `forms` (what an
+//! The cast: [`Checker`] (this file: publishes, crashes, the end), `pull` and `push` (deliveries), `counts` (the broker's own figures), `forms` (what an
 //! event must look like when it arrives).
 
+mod counts;
 mod forms;
 mod pull;
 mod push;
@@ -472,52 +473,6 @@ impl Checker {
             Mode::Push { .. } => {
                 owner.attempts_max <= seen || push::ladder(owner.attempts_max) <= now.since(began)
             }
-        }
-    }
-
-    /// What the broker says it has settled of a subscription, in whatever way, when nothing is pending: each event
-    /// once. A power cut may take back what was counted, but nothing counts twice.
-    pub fn counted(&mut self, subscription: &str, total: u64, now: Timestamp) {
-        if self.leaving.contains(subscription) {
-            return;
-        }
-        let (mut certain, mut possible) = (0, 0);
-        for ((event, owner), item) in &self.items {
-            let call = &self.calls[self.events[*event].call];
-            if owner != subscription || call.outcome == Some(Outcome::Refused) {
-                continue;
-            }
-            possible += 1;
-            let is_certain = !item.optional && (call.outcome == Some(Outcome::Accepted) || call.seen);
-            certain += u64::from(is_certain);
-        }
-        let power_was_cut = self.crashes.iter().any(|crash| crash.power);
-        if possible < total || (total < certain && !power_was_cut) {
-            let what = format!("`{subscription}` counts {total} settled events of {certain} to {possible}");
-            self.report_other("miscounted", "", now, &what);
-        }
-    }
-
-    /// What the broker says it has dropped of a subscription with dead letters, when nothing is pending: nothing is
-    /// dropped without being counted. What happened before the last power cut may be forgotten.
-    pub fn dropped(&mut self, subscription: &str, dropped: u64, now: Timestamp) {
-        if self.leaving.contains(subscription) || !self.subscriptions[subscription].dead_letter {
-            return;
-        }
-        let cut = self.crashes.iter().filter(|crash| crash.power).map(|crash| crash.when + TAKEN_BACK).max();
-        let is_dropped = |((event, owner), item): &(&(usize, String), &Item)| {
-            let call = &self.calls[self.events[*event].call];
-            let certain = call.outcome == Some(Outcome::Accepted) || call.seen;
-            let settled = item.dead_lettered || item.done.is_some() || item.perhaps_done;
-            let after_cut = cut.is_none_or(|cut| cut < call.began + self.letter_patience);
-            owner == subscription && certain && !item.optional && !settled && after_cut
-        };
-        let missing = self.items.iter().filter(is_dropped).count() as u64;
-        if dropped < missing {
-            let what = format!(
-                "`{subscription}` dropped {missing} events without a dead letter and counts {dropped}"
-            );
-            self.report_other("miscounted", "", now, &what);
         }
     }
 

@@ -9,6 +9,7 @@
 //!
 //! Two runs of one seed write the same trace, byte for byte.
 
+mod audits;
 pub mod checker;
 mod clock;
 mod disk;
@@ -34,7 +35,7 @@ mod webhooks;
 mod world;
 
 pub use plan::Plan;
-pub use planted::{PLANTED, can_plant, plant};
+pub use planted::{PLANTED, can_plant, found_as, plant};
 pub use report::{Report, Sum};
 pub use run::run;
 pub use world::Tally;

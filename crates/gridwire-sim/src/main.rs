@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Parser;
 use gridwire_outside::Clock;
 use gridwire_outside::system::SystemClock;
+use gridwire_sim::checker::Violation;
 use gridwire_sim::{PLANTED, Report, Sum, run};
 
 /// Seeds in which each planted bug must be found.
@@ -145,7 +146,10 @@ fn run_planted(name: &str) -> bool {
             Some(name),
             || found.lock().expect("no panic while it is held").is_none(),
             |report, _| {
-                let Some(first) = report.violations.first() else { return };
+                let kind = gridwire_sim::found_as(name);
+                let mut violations = report.violations.iter();
+                let found_as = |violation: &&Violation| kind.is_none_or(|kind| violation.kind == kind);
+                let Some(first) = violations.find(found_as) else { return };
                 let mut found = found.lock().expect("no panic while it is held");
                 if found.as_ref().is_none_or(|(seed, _)| report.plan.seed < *seed) {
                     *found = Some((report.plan.seed, first.to_string()));

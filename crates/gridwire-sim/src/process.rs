@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gridwire_broker::{Broker, BrokerOptions, BrokerParts, PushOptions};
+use gridwire_broker::{AuditError, Audited, Broker, BrokerOptions, BrokerParts, PushOptions};
 use gridwire_control::{
     Control, ControlOptions, DeadLetterPatience, ManagementToken, PublicAddresses, Sealer,
 };
@@ -47,6 +47,8 @@ pub(crate) enum Call {
     Request(Box<http::Request<Bytes>>, u64, oneshot::Receiver<()>),
     /// The metrics page.
     Metrics(oneshot::Sender<String>),
+    /// An audit of the event subscription with this resource id.
+    Audit(String, oneshot::Sender<Result<Audited, AuditError>>),
     /// SIGTERM.
     Stop,
 }
@@ -149,6 +151,9 @@ async fn serve(world: &Arc<World>, life: &Life) -> End {
             Some(Call::Metrics(reply)) => {
                 // Nobody waiting any more is fine.
                 let _ = reply.send(parts.broker.metrics().await);
+            }
+            Some(Call::Audit(subscription, reply)) => {
+                let _ = reply.send(parts.broker.audit(&subscription).await);
             }
             Some(Call::Stop) | None => break,
         }

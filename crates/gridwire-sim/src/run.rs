@@ -11,6 +11,7 @@ use std::time::Duration;
 use gridwire_outside::Clock;
 use tokio::sync::oneshot;
 
+use crate::audits;
 use crate::disk::End;
 use crate::letters::Letters;
 use crate::machine::Turns;
@@ -260,6 +261,7 @@ async fn drain(world: &Arc<World>) {
         // What the last settlements free goes with the next look at it.
         world.clock.sleep(Duration::from_secs(2)).await;
         count(world).await;
+        audits::audit(world).await;
         let mut checker = world.checker();
         if pending != Some(0) {
             let what = format!("queues still hold {pending:?} events; outstanding: {outstanding:?}");
@@ -308,6 +310,11 @@ async fn count(world: &World) {
         };
         let total = settled.iter().map(of).sum();
         world.checker().counted(name, total, world.now());
+        if let Some(matched) = figures(&page, "events_matched_total").find(|(owner, _)| *owner == name) {
+            world.checker().matched(name, matched.1, total, world.now());
+        } else {
+            world.checker().report_other("uncounted", "", world.now(), name);
+        }
         let dropped = of(&"dropped_total");
         world.checker().dropped(name, dropped, world.now());
         let mut tally = world.tally();

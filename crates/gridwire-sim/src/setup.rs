@@ -199,8 +199,17 @@ fn body_of(world: &World, plan: &SubscriptionPlan) -> (String, Value) {
             "filtersConfiguration": plan.filter.to_namespace(),
         })
     };
-    let resource = format!("{}/eventSubscriptions/{}", resource_of(topic), plan.name);
-    (resource, json!({ "properties": body }))
+    (format!("{}/eventSubscriptions/{}", resource_of(topic), plan.name), json!({ "properties": body }))
+}
+
+/// Its resource id.
+pub(crate) fn id_of(world: &World, plan: &SubscriptionPlan) -> String {
+    let topic = resource_of(&world.plan.topics[plan.topic]);
+    below_provider(&format!("{topic}/eventSubscriptions/{}", plan.name))
+}
+
+fn below_provider(resource: &str) -> String {
+    format!("/subscriptions/{SCOPE}/resourceGroups/{GROUP}/providers/Microsoft.EventGrid/{resource}")
 }
 
 /// What the checker is told of a subscription.
@@ -233,9 +242,7 @@ async fn put(world: &Arc<World>, resource: &str, body: Value) -> Value {
 }
 
 fn management(method: &str, resource: &str, body: &Value) -> Request<Bytes> {
-    let target = format!(
-        "/subscriptions/{SCOPE}/resourceGroups/{GROUP}/providers/Microsoft.EventGrid/{resource}?api-version=2025-02-15"
-    );
+    let target = format!("{}?api-version=2025-02-15", below_provider(resource));
     let authorization = format!("Bearer {MANAGEMENT_TOKEN}");
     let headers = [("authorization", authorization.as_str()), ("content-type", "application/json")];
     let body = if body.is_null() { String::new() } else { body.to_string() };

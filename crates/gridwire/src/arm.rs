@@ -35,7 +35,7 @@ impl Scope {
     pub(crate) const DEFAULT_GROUP: &str = "default";
 
     /// The id of the provider in this scope; every resource id begins with it.
-    fn provider(&self) -> String {
+    pub(crate) fn provider(&self) -> String {
         format!(
             "/subscriptions/{}/resourceGroups/{}/providers/Microsoft.EventGrid",
             self.subscription_id, self.resource_group

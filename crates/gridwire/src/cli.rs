@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
-use crate::command::{dead_letter, dev, doctor, publish, pull, resources, store, tail};
+use crate::command::{audit, dead_letter, dev, doctor, publish, pull, resources, store, tail};
 use crate::demo;
 use crate::output::Format;
 use crate::target::TargetArgs;
@@ -97,6 +97,9 @@ pub(crate) enum Command {
     /// Look at what could not be delivered, put it back, or remove it
     #[command(subcommand, visible_alias = "deadletters", after_help = dead_letter::HELP)]
     Deadletter(dead_letter::DeadLetterCommand),
+    /// Check that every event is accounted for, and name those that are not
+    #[command(after_help = audit::HELP)]
+    Audit(audit::AuditArgs),
     /// Check that a server can run here, or that the running one is well
     Doctor(doctor::DoctorArgs),
     /// Check, repair and measure a data directory that no server uses
@@ -299,6 +302,8 @@ mod tests {
             "gridwire deadletter redrive orders/billing --status 404 --rate 50",
             "gridwire deadletter purge orders/billing --until 2026-11-01T00:00:00Z",
             "gridwire deadletter jobs",
+            "gridwire audit",
+            "gridwire audit shop/jobs/workers --output json",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }

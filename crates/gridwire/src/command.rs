@@ -1,6 +1,7 @@
 //! The commands: those that talk to a server, and those for a data directory that no server uses.
 
 pub(crate) mod apply;
+pub(crate) mod audit;
 pub(crate) mod config;
 pub(crate) mod dead_letter;
 pub(crate) mod dev;

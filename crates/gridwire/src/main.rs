@@ -86,6 +86,7 @@ async fn run(cli: Cli, no_colour: bool, output: Output) -> anyhow::Result<ExitCo
         Command::Tail(args) => command::tail::run(&args, target, output).await?,
         Command::Dev(command) => command::dev::run(&command, target, output).await?,
         Command::Deadletter(command) => command::dead_letter::run(&command, target, output).await?,
+        Command::Audit(args) => return command::audit::run(&args, target, output).await,
         Command::Doctor(args) => command::doctor::run(&args, target, output).await?,
         Command::Bench(args) => {
             let form = if output.is_json() { bench::Output::Json } else { bench::Output::Text };

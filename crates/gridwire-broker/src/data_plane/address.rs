@@ -54,6 +54,8 @@ pub(super) enum Target {
         subscription: String,
         what: Inspected,
     },
+    /// The counters of every subscription.
+    Counters,
     DeadLetters(dead_letters::Operation),
 }
 
@@ -64,13 +66,21 @@ pub(super) enum Inspected {
     Deliveries,
     /// How its endpoint is treated.
     Endpoint,
+    /// What became of its events, in numbers.
+    Counters,
+    /// Whether those are in balance with the log.
+    Audit,
 }
 
 impl Inspected {
     fn parse(segment: &str) -> Option<Self> {
-        [("deliveries", Self::Deliveries), ("endpoint", Self::Endpoint)]
-            .into_iter()
-            .find_map(|(name, what)| segment.eq_ignore_ascii_case(name).then_some(what))
+        let all = [
+            ("deliveries", Self::Deliveries),
+            ("endpoint", Self::Endpoint),
+            ("counters", Self::Counters),
+            ("audit", Self::Audit),
+        ];
+        all.into_iter().find_map(|(name, what)| segment.eq_ignore_ascii_case(name).then_some(what))
     }
 }
 
@@ -121,6 +131,11 @@ pub(super) fn parse(parts: &Parts, base_domain: Option<&str>) -> Result<Target, 
                 && !id.is_empty() =>
         {
             Ok(Target::Inspect { subscription: id.join("/"), what })
+        }
+        [gridwire, v1, subscriptions]
+            if is(gridwire, "gridwire") && is(v1, "v1") && is(subscriptions, "subscriptions") =>
+        {
+            Ok(Target::Counters)
         }
         [gridwire, v1, rest @ ..] if is(gridwire, "gridwire") && is(v1, "v1") => {
             let operation = dead_letters::Operation::parse(rest).ok_or_else(|| not_found(parts))?;
@@ -338,6 +353,9 @@ mod tests {
             Target::Domain(_) => ("publishToDomain", true),
             Target::Inspect { what: Inspected::Deliveries, .. } => ("latestDeliveries", true),
             Target::Inspect { what: Inspected::Endpoint, .. } => ("endpointStatus", true),
+            Target::Inspect { what: Inspected::Counters, .. } => ("showCounters", true),
+            Target::Inspect { what: Inspected::Audit, .. } => ("auditSubscription", true),
+            Target::Counters => ("listCounters", true),
             Target::DeadLetters(operation) => {
                 let name = match operation {
                     dead_letters::Operation::List { .. } => "listDeadLetters",
@@ -407,6 +425,9 @@ mod tests {
             ("showDeadLetterJob", false),
             ("cancelDeadLetterJob", false),
             ("endpointStatus", false),
+            ("listCounters", false),
+            ("showCounters", false),
+            ("auditSubscription", false),
         ]);
         assert_eq!(documented, expected.into_iter().collect());
     }

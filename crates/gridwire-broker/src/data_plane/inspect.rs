@@ -1,5 +1,5 @@
 //! What is happening to a subscription right now: its latest deliveries, for the CLI's `tail`, and how its endpoint
-//! is treated.
+//! is treated. What became of all its events is in [`books`].
 
 use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::endpoint::Rule;
@@ -11,22 +11,24 @@ use http::StatusCode;
 use http::request::Parts;
 
 use super::address::{self, Inspected};
+use super::books;
 use crate::broker::Broker;
 
 /// Deliveries in one answer.
 const DELIVERIES_MAX: usize = 1_000;
 
-/// `GET /gridwire/v1/subscriptions/{number or resource id}/…`, with the management token.
+/// `GET /gridwire/v1/subscriptions/{number or resource id}/…`, with the management token. An audit reads much, so it
+/// is ordered by `POST`.
 pub(super) async fn answer(
     broker: &Broker,
     subscription: &str,
     what: Inspected,
     parts: &Parts,
 ) -> Result<Response, ApiError> {
-    if parts.method != http::Method::GET {
-        return Err(
-            ApiError::new(ErrorCode::MethodNotAllowed, "Only GET is supported here.").with_allow("GET")
-        );
+    let allowed = if what == Inspected::Audit { "POST" } else { "GET" };
+    if parts.method != allowed {
+        let message = format!("Only {allowed} is supported here.");
+        return Err(ApiError::new(ErrorCode::MethodNotAllowed, message).with_allow(allowed));
     }
     let route = broker
         .subscription(subscription)
@@ -34,6 +36,8 @@ pub(super) async fn answer(
     match what {
         Inspected::Deliveries => deliveries(broker, &route, parts).await,
         Inspected::Endpoint => endpoint(broker, &route).await,
+        Inspected::Counters => books::show(broker, &route).await,
+        Inspected::Audit => books::audit(broker, &route).await,
     }
 }
 

@@ -255,10 +255,11 @@ pub(super) const PER_QUEUE: [PerQueue; 10] = [
             "gauge",
             "gridwire_delivery_pending_events",
             SUBSCRIPTION,
-            "Events known to wait, be locked or be in flight.",
+            "Events that wait, are locked or in flight: matched and not ended. While they are counted, after a start, \
+             those that are known.",
             "",
         ),
-        |queue| queue.pending as u64,
+        |queue| queue.pending,
     ),
     (
         family(
@@ -301,6 +302,18 @@ pub(super) const PER_QUEUE: [PerQueue; 10] = [
         |queue| queue.endpoint.map_or(0, |endpoint| endpoint.requests_max.into()),
     ),
 ];
+
+/// Of a queue that has counted. Shown while it counts, a sum that begins too low would look like a reset.
+pub(super) const MATCHED: (Family, fn(&QueueStatus) -> Option<u64>) = (
+    counter(
+        "gridwire_delivery_events_matched_total",
+        SUBSCRIPTION,
+        "Events that matched, since the subscription was created: those delivered, dead-lettered, expired, dropped and \
+         pending. Not shown until they are counted, after a start.",
+        "MatchedEventCount, MatchedEvents",
+    ),
+    |queue| queue.matched,
+);
 
 pub(super) const GLOBAL: [Global; 6] = [
     (
@@ -463,6 +476,7 @@ pub(super) fn all() -> Vec<Family> {
     let mut all: Vec<Family> = PER_TOPIC.iter().map(|(family, _)| *family).collect();
     all.extend(PER_SUBSCRIPTION.iter().map(|(family, _)| *family));
     all.extend(PER_QUEUE.iter().map(|(family, _)| *family));
+    all.push(MATCHED.0);
     all.extend(GLOBAL.iter().map(|(family, _)| *family));
     all.extend(LOG.iter().map(|(family, _)| *family));
     all.extend(LATENCIES.iter().map(|(family, _)| *family));

@@ -4,17 +4,17 @@
 //! writes few, large groups. **No answer and no attempt leaves before the decisions made with it are
 //! recorded.** When recording fails the log has failed, and the process ends with it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use gridwire_core::ids::{Offset, ShardId, StateSeq, SubscriptionNumber, TopicNumber};
+use gridwire_core::ids::{Offset, ShardId, StateSeq, SubscriptionNumber};
 use gridwire_core::lock_token::LockToken;
 use gridwire_core::planted::planted;
 use gridwire_core::routing::SubscriptionRoute;
 use gridwire_core::shard::{
-    Answer, DeadLetterReason, Decision, Effect, Input, LeasedEvent, Output, QueueOutlook, QueueStatus,
-    ReplyId, SettleVerb, Settlement, Shard, SubscribeInput, TokenError,
+    Answer, DeadLetterReason, Decision, Effect, Input, LeasedEvent, Output, ReplyId, SettleVerb, Settlement,
+    Shard,
 };
 use gridwire_core::time::Timestamp;
 use gridwire_store::{AppendError, Frame, SnapshotPart};
@@ -22,7 +22,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::work::{Done, Outside};
+use super::command::{Command, OutlookAsked, ReceiveReply, SettleReply};
+use super::work::{CountAsked, Done, Outside};
 use crate::push::Finished;
 
 /// Inputs taken into one group at most, so that answers do not wait for an endless group.
@@ -32,79 +33,6 @@ const GROUP_BYTES_MAX: usize = 1 << 20;
 /// Finished attempts waiting for the shard. At least what all endpoints' connections can finish at once;
 /// beyond it their workers wait, which only slows them.
 const FINISHED_MAX: usize = 4_096;
-
-/// What a receive is told.
-pub(crate) enum ReceiveReply {
-    Events(Vec<LeasedEvent>),
-    NotPull,
-    Gone,
-    TooManyReceivers,
-}
-
-/// What a settle is told.
-pub(crate) enum SettleReply {
-    Results(Vec<Result<(), TokenError>>),
-    NotPull,
-    Gone,
-}
-
-/// A request to one shard.
-pub(crate) enum Command {
-    Subscribe {
-        input: SubscribeInput,
-        route: Arc<SubscriptionRoute>,
-        done: oneshot::Sender<()>,
-    },
-    Unsubscribe {
-        subscription: SubscriptionNumber,
-        done: oneshot::Sender<()>,
-    },
-    Receive {
-        subscription: SubscriptionNumber,
-        id: ReplyId,
-        max: u32,
-        deadline: Timestamp,
-        reply: oneshot::Sender<ReceiveReply>,
-    },
-    CancelReceive {
-        subscription: SubscriptionNumber,
-        id: ReplyId,
-    },
-    Settle {
-        subscription: SubscriptionNumber,
-        id: ReplyId,
-        verb: SettleVerb,
-        tokens: Vec<LockToken>,
-        reply: oneshot::Sender<SettleReply>,
-    },
-    /// The bytes of a leased event are gone for good.
-    Unreadable {
-        subscription: SubscriptionNumber,
-        offset: Offset,
-        nonce: u64,
-    },
-    /// The bytes of a leased event could not be read just now.
-    Unread {
-        subscription: SubscriptionNumber,
-        offset: Offset,
-        nonce: u64,
-    },
-    Status {
-        reply: oneshot::Sender<Vec<QueueStatus>>,
-    },
-    Snapshot {
-        reply: oneshot::Sender<Vec<SnapshotPart>>,
-    },
-    Outlook(OutlookAsked),
-}
-
-/// A question for what is left of the events before these ends of topics.
-pub(crate) struct OutlookAsked {
-    pub(crate) ends: Arc<HashMap<TopicNumber, Offset>>,
-    /// Answered only once nothing goes on by itself.
-    pub(crate) when_still: bool,
-    pub(crate) reply: oneshot::Sender<Vec<QueueOutlook>>,
-}
 
 /// Who waits for an answer.
 enum Waiter {
@@ -135,6 +63,9 @@ pub(super) struct Driver {
     snapshots: Vec<oneshot::Sender<Vec<SnapshotPart>>>,
     /// Answered when their time has come, after a group is recorded. Their askers are few, and wait.
     outlooks: Vec<OutlookAsked>,
+    /// Scans for counts only, one at a time: nobody waits for them, and there may be one for each subscription.
+    counts: VecDeque<CountAsked>,
+    counting: bool,
     /// Begins the next group, see [`Driver::gather`].
     postponed: Option<Command>,
     out: Output,
@@ -167,6 +98,8 @@ impl Driver {
             acknowledgements: Vec::new(),
             snapshots: Vec::new(),
             outlooks: Vec::new(),
+            counts: VecDeque::new(),
+            counting: false,
             postponed: None,
             out: Output::default(),
         }
@@ -339,6 +272,9 @@ impl Driver {
             }
             Command::Snapshot { reply } => self.snapshots.push(reply),
             Command::Outlook(asked) => self.outlooks.push(asked),
+            Command::Books { subscription, reply } => {
+                let _ = reply.send(self.shard.books(subscription));
+            }
         }
     }
 
@@ -365,7 +301,8 @@ impl Driver {
     /// Every queue's entry; only while every decision made is recorded. `at` is the newest group of *any*
     /// shard, since none up to it can change these queues any more: this shard's own are all applied, and no
     /// other shard touches them.
-    fn snapshot(&self) -> Vec<SnapshotPart> {
+    fn snapshot(&mut self) -> Vec<SnapshotPart> {
+        self.shard.release(|topic| self.outside.log.start(topic));
         let at = StateSeq(self.newest.load(Ordering::Acquire));
 
         let part = |subscription| {
@@ -384,6 +321,14 @@ impl Driver {
                 self.input(Input::Scanned { subscription, from, matches: &positions, lost: &lost, next });
             }
             Done::ScanFailed { subscription } => self.input(Input::ScanFailed { subscription }),
+            Done::Counted { subscription, from, positions, next, start } => {
+                self.counting = false;
+                self.input(Input::Counted { subscription, from, matches: &positions, next, start });
+            }
+            Done::CountFailed { subscription } => {
+                self.counting = false;
+                self.input(Input::CountFailed { subscription });
+            }
             Done::Unstarted { subscription, gone, unread, not_sent } => {
                 for Attempting { offset, id, .. } in not_sent {
                     self.input(Input::NotSent { subscription, offset, id });
@@ -478,7 +423,8 @@ impl Driver {
 
     fn let_out(&mut self) {
         for reply in std::mem::take(&mut self.snapshots) {
-            let _ = reply.send(self.snapshot());
+            let parts = self.snapshot();
+            let _ = reply.send(parts);
         }
         for done in self.acknowledgements.drain(..) {
             let _ = done.send(());
@@ -494,6 +440,9 @@ impl Driver {
                     let scan = Outside::scan(Arc::clone(&self.outside), subscription, topic, slot, from, max);
                     self.work.spawn(scan);
                 }
+                Effect::Count { subscription, topic, slot, from } => {
+                    self.counts.push_back(CountAsked { subscription, topic, slot, from });
+                }
                 Effect::DeadLetter { subscription, topic, offset, attempts, reason, last } => {
                     let Some(route) = self.routes.get(&subscription) else { continue };
                     let letter = super::work::Letter { topic, offset, attempts, reason, last };
@@ -506,6 +455,12 @@ impl Driver {
             }
         }
         self.start_attempts(&attempts);
+        if !self.counting
+            && let Some(asked) = self.counts.pop_front()
+        {
+            self.counting = true;
+            self.work.spawn(Outside::count(Arc::clone(&self.outside), asked));
+        }
     }
 
     fn start_attempts(&mut self, attempts: &[Attempting]) {

@@ -17,7 +17,7 @@ use gridwire_core::routing::{SubscriptionRoute, TopicKind};
 use gridwire_core::shard::{DeadLetterReason, LastAttempt, Position};
 use gridwire_core::time::Timestamp;
 use gridwire_outside::{Clock, Rng};
-use gridwire_store::Log;
+use gridwire_store::{Log, Matched, Matches};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +37,11 @@ const BATCH_SHOWN_MAX: usize = 100;
 /// How long the write of a dead letter may take: what hangs counts as down. The thread that hangs keeps its turn, so
 /// there are no more of them than writes at a time.
 const LETTER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Matches in one step of a count, and the pause before each: a count keeps a reader busy for a small part of the
+/// time, and is through five million events in some seconds all the same.
+const COUNT_MAX: usize = 4_096;
+const COUNT_PAUSE: Duration = Duration::from_millis(5);
 
 /// Everything around the shards that does something.
 #[derive(Debug)]
@@ -69,6 +74,17 @@ pub(super) enum Done {
     ScanFailed {
         subscription: SubscriptionNumber,
     },
+    /// A step of a count.
+    Counted {
+        subscription: SubscriptionNumber,
+        from: Offset,
+        positions: Vec<Position>,
+        next: u64,
+        start: Offset,
+    },
+    CountFailed {
+        subscription: SubscriptionNumber,
+    },
     /// Attempts that did not start: their events are no longer there, could not be read just now, or had no place in
     /// their request.
     Unstarted {
@@ -94,6 +110,14 @@ pub(super) enum Done {
     },
 }
 
+/// A scan for a count.
+pub(super) struct CountAsked {
+    pub(super) subscription: SubscriptionNumber,
+    pub(super) topic: TopicNumber,
+    pub(super) slot: Slot,
+    pub(super) from: Offset,
+}
+
 /// A dead letter to be written.
 pub(super) struct Letter {
     pub(super) topic: TopicNumber,
@@ -114,21 +138,31 @@ impl Outside {
     ) -> Done {
         match self.log.scan(topic, slot, from, max).await {
             Ok(found) => {
-                let positions = found
-                    .matches
-                    .iter()
-                    .map(|matched| Position {
-                        offset: matched.offset,
-                        time: matched.time,
-                        size: matched.size,
-                    })
-                    .collect();
+                let positions = positions(&found);
                 Done::Scanned { subscription, from, positions, lost: found.lost, next: found.next }
             }
             Err(error) => {
                 tracing::error!(%error, %subscription, %from, "failed to scan the log for a subscription");
                 self.clock.sleep(READ_RETRY).await;
                 Done::ScanFailed { subscription }
+            }
+        }
+    }
+
+    /// One step of a count. The start of the log is asked for after the scan, so that it says what that may have
+    /// missed.
+    pub(super) async fn count(self: Arc<Self>, asked: CountAsked) -> Done {
+        let CountAsked { subscription, topic, slot, from } = asked;
+        self.clock.sleep(COUNT_PAUSE).await;
+        match self.log.scan(topic, slot, from, COUNT_MAX).await {
+            Ok(found) => {
+                let start = self.log.start(topic);
+                Done::Counted { subscription, from, positions: positions(&found), next: found.next, start }
+            }
+            Err(error) => {
+                tracing::error!(%error, %subscription, %from, "failed to count a subscription's events");
+                self.clock.sleep(READ_RETRY).await;
+                Done::CountFailed { subscription }
             }
         }
     }
@@ -331,6 +365,12 @@ impl Outside {
             latency: finished.latency,
         }));
     }
+}
+
+fn positions(found: &Matches) -> Vec<Position> {
+    let position =
+        |matched: &Matched| Position { offset: matched.offset, time: matched.time, size: matched.size };
+    found.matches.iter().map(position).collect()
 }
 
 /// The subscriptions whose dead letters could not be written, so that an outage is told of twice, when it begins and

@@ -125,6 +125,18 @@ pub enum Input<'a> {
     ScanFailed {
         subscription: SubscriptionNumber,
     },
+    /// The answer to [`super::Effect::Count`]: all that matched from `from` up to `next`. `start` is the oldest offset
+    /// that the log has still.
+    Counted {
+        subscription: SubscriptionNumber,
+        from: Offset,
+        matches: &'a [Position],
+        next: u64,
+        start: Offset,
+    },
+    CountFailed {
+        subscription: SubscriptionNumber,
+    },
     /// Time has passed.
     Tick,
 }

@@ -69,6 +69,13 @@ pub enum Effect {
         from: Offset,
         max: usize,
     },
+    /// Find the next matches only to count them, when there is time; report by [`super::Input::Counted`].
+    Count {
+        subscription: SubscriptionNumber,
+        topic: TopicNumber,
+        slot: Slot,
+        from: Offset,
+    },
 }
 
 /// What came of the inputs handled since it was last empty.

@@ -8,6 +8,8 @@
 
 mod arrivals;
 mod attempts;
+pub(super) mod books;
+mod census;
 mod outcomes;
 pub(super) mod outlook;
 mod requests;
@@ -27,6 +29,7 @@ use crate::planted::planted;
 use crate::routing::{DeliveryMode, QueuePolicy};
 use crate::time::Timestamp;
 use attempts::InFlight;
+use census::Census;
 pub(super) use outcomes::FinishedAttempt;
 
 /// A receive that waits for events.
@@ -68,6 +71,7 @@ pub(super) struct Queue {
     receiver_deadlines: BTreeSet<(Timestamp, ReplyId)>,
     /// Those of condemned events.
     letters: Letters,
+    census: Census,
     /// Where this queue stands in the shard's timers.
     pub(super) timer: Timestamp,
 }
@@ -88,9 +92,10 @@ impl Queue {
                 letters.push(since + dead_letter_delay, trouble.held.offset.0, 0);
             }
         }
-        Self {
+        let mut queue = Self {
             endpoint: attempts::trusted(&input.policy),
             letters,
+            census: Census::default(),
             number: input.number,
             topic: input.topic,
             slot: input.slot,
@@ -107,7 +112,9 @@ impl Queue {
             receivers: BTreeMap::new(),
             receiver_deadlines: BTreeSet::new(),
             timer: Timestamp::MAX,
-        }
+        };
+        queue.count_anew(tail);
+        queue
     }
 
     /// Every matching offset below is settled. `tail` is the end of the topic.
@@ -129,8 +136,21 @@ impl Queue {
     }
 
     /// Events that wait, are locked, in flight or in trouble, as far as they are known without a scan.
-    pub(super) fn pending(&self) -> usize {
+    pub(super) fn held_in_memory(&self) -> usize {
         self.ready.len() + self.in_flight.len() + self.state.leases.len() + self.state.trouble.len()
+    }
+
+    /// All of them; as long as they are not counted, those that are known.
+    pub(super) fn pending(&self) -> u64 {
+        match self.census.matched() {
+            Some(matched) => matched.saturating_sub(self.state.totals.ended()),
+            None => self.held_in_memory() as u64,
+        }
+    }
+
+    /// All that matched since the queue exists, once it is counted.
+    pub(super) fn matched(&self) -> Option<u64> {
+        self.census.matched()
     }
 
     pub(super) fn is_behind(&self) -> bool {
@@ -201,6 +221,7 @@ impl Queue {
         }
         self.write_dead_letters(now, out);
         self.scan_if_low(out);
+        self.count_on(tail, out);
     }
 
     /// When the queue must be looked at again if nothing else happens.
@@ -492,6 +513,9 @@ impl Queue {
 
     /// The only way a decision is made: applied here, written by the driver before any effect leaves.
     fn record(&mut self, decision: Decision, out: &mut Output) {
+        if let Decision::Settled { how: Settlement::Damaged, .. } = decision {
+            self.census.spoil();
+        }
         self.state.apply(&decision);
         out.record(decision);
     }

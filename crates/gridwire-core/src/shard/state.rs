@@ -7,6 +7,7 @@ use roaring::RoaringTreemap;
 use super::decision::{
     DeadLetterReason, Decision, Held, LastAttempt, Settlement, put_before, take_before, take_time,
 };
+use super::ledger::Ledger;
 use crate::ids::Offset;
 use crate::time::Timestamp;
 use crate::varint::{put, put_bytes, take, take_bytes};
@@ -22,6 +23,14 @@ pub struct Totals {
     pub dropped: u64,
     /// Attempts that failed, locks that ran out, events that were released.
     pub returned: u64,
+}
+
+impl Totals {
+    /// Events that have ended, in whatever way.
+    pub fn ended(&self) -> u64 {
+        let given_up = self.expired.saturating_add(self.dropped);
+        self.delivered.saturating_add(self.dead_lettered).saturating_add(given_up)
+    }
 }
 
 /// A pull receiver's hold on an event.
@@ -63,6 +72,8 @@ pub(super) struct QueueState {
     /// When each troubled event may be looked at again.
     pub due: BTreeSet<(Timestamp, u64)>,
     pub totals: Totals,
+    /// What was settled, also below the floor.
+    pub ledger: Ledger,
 }
 
 /// The nonce of one event's lease: the same again when the decision is replayed.
@@ -94,7 +105,10 @@ impl QueueState {
 
     pub(super) fn apply(&mut self, decision: &Decision) {
         match decision {
-            Decision::Reset { floor, .. } => *self = Self { floor: floor.0, ..Self::default() },
+            Decision::Reset { floor, .. } => {
+                let ledger = Ledger::starting_at(floor.0);
+                *self = Self { floor: floor.0, ledger, ..Self::default() };
+            }
             Decision::Gone { .. } => *self = Self::default(),
             Decision::Leased { seed, granted, deadline, events, .. } => {
                 for &held in events {
@@ -140,6 +154,7 @@ impl QueueState {
             let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
             // Empty when all of it is below the floor.
             self.settled.insert_range(first.0.max(self.floor)..=last.0);
+            self.ledger.settle(first.0, last.0);
         }
         self.raise_floor(floor.0);
         let count = offsets.len() as u64;
@@ -171,11 +186,12 @@ impl QueueState {
         }
     }
 
-    /// The snapshot's entry: version, floor, totals, trouble, leases, settled set (run-compressed).
+    /// The snapshot's entry: version, floor, totals, trouble, leases, settled set (run-compressed), ledger.
     ///
-    /// Version 2 added to each troubled event 1 and how long before `due` its last attempt was, or 0.
+    /// Version 2 added to each troubled event 1 and how long before `due` its last attempt was, or 0; version 3
+    /// the ledger. Before it nothing is known of what was settled below the floor but how much.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![2u8];
+        let mut out = vec![3u8];
         let totals = self.totals;
         for value in [
             self.floor,
@@ -218,6 +234,7 @@ impl QueueState {
         let mut bytes = Vec::with_capacity(settled.serialized_size());
         settled.serialize_into(&mut bytes).expect("a Vec takes every byte");
         put_bytes(&mut out, &bytes);
+        self.ledger.encode(&mut out);
         out
     }
 
@@ -226,7 +243,7 @@ impl QueueState {
     pub(super) fn decode(mut bytes: &[u8]) -> Option<Self> {
         let input = &mut bytes;
         let version = take(input)?;
-        if !(1..=2).contains(&version) {
+        if !(1..=3).contains(&version) {
             return None;
         }
         let mut state = Self { floor: take(input)?, ..Self::default() };
@@ -271,6 +288,11 @@ impl QueueState {
             state.deadlines.insert((deadline, held.offset.0));
         }
         state.settled = RoaringTreemap::deserialize_from(take_bytes(input)?).ok()?;
+        state.ledger = if version < 3 {
+            Ledger::resumed(state.floor, state.totals.ended(), state.settled.iter())
+        } else {
+            Ledger::decode(input)?
+        };
         Some(state)
     }
 }
@@ -344,6 +366,25 @@ mod tests {
         let condemned = Some((Timestamp::from_millis(7), DeadLetterReason::Rejected));
         assert_eq!((state.trouble[&8].held, state.trouble[&8].condemned), (held(8, 2), condemned));
         assert_eq!(state.trouble[&8].last, LastAttempt::default());
+        // What is written from it is of the newer version.
+        assert_eq!(QueueState::decode(&state.encode()), Some(state));
+    }
+
+    /// These bytes are in snapshots that exist: they are never changed.
+    #[test]
+    fn an_entry_of_version_2_is_still_read_and_accounts_for_what_is_above_its_floor() {
+        let mut bytes = vec![2, 5, 4, 0, 1, 0, 2, 1];
+        bytes.extend([7, 239, 7, 10, 1, 99, 247, 3, 0, 1, 9]); // Offset 7 waits until 99 after a 503.
+        bytes.push(0);
+        let settled: RoaringTreemap = [6, 8].into_iter().collect();
+        let mut set = Vec::new();
+        settled.serialize_into(&mut set).expect("a Vec takes every byte");
+        put_bytes(&mut bytes, &set);
+        let state = QueueState::decode(&bytes).expect("it is read");
+        let at = Some(Timestamp::from_millis(90));
+        assert_eq!(state.trouble[&7].last, LastAttempt { at, status: Some(503), ..LastAttempt::default() });
+        assert_eq!(state.ledger, Ledger::resumed(5, 5, [6, 8].into_iter()));
+        assert_eq!((state.ledger.settled(), state.ledger.tally(0).count), (5, 2));
         // What is written from it is of the newer version.
         assert_eq!(QueueState::decode(&state.encode()), Some(state));
     }

@@ -23,7 +23,7 @@ use gridwire_core::shard::{
 use gridwire_core::time::Timestamp;
 use gridwire_outside::{Clock, Disk, ManualClock, MemoryDisk, OpenMode, SeededRng};
 use gridwire_store::embedded::{EmbeddedLog, EmbeddedOptions, OpenError};
-use gridwire_store::{AppendError, Appended, Fetched, Frame, Log, Recovered, SnapshotPart};
+use gridwire_store::{AppendError, Appended, Fetched, Frame, Log, Matched, Recovered, SnapshotPart};
 
 use crate::ledger::Ledger;
 
@@ -297,6 +297,17 @@ impl Node {
                     .collect();
                 let (lost, next) = (&*found.lost, found.next);
                 self.input(topic, Input::Scanned { subscription, from, matches: &matches, lost, next })
+            }
+            Effect::Count { subscription, topic, slot, from } => {
+                let Ok(found) = now(self.log.scan(topic, slot, from, 100)) else {
+                    // Nobody asks this node how much is pending.
+                    return Ok(());
+                };
+                let position =
+                    |found: &Matched| Position { offset: found.offset, time: found.time, size: found.size };
+                let matches: Vec<Position> = found.matches.iter().map(position).collect();
+                let (next, start) = (found.next, self.log.start(topic));
+                self.input(topic, Input::Counted { subscription, from, matches: &matches, next, start })
             }
             Effect::DeadLetter { subscription, topic, offset, .. } => {
                 let input = match now(self.log.fetch(topic, vec![offset])) {

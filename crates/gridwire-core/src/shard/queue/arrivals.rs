@@ -4,12 +4,14 @@ use std::ops::Range;
 
 use super::{Cursor, Queue};
 use crate::ids::Offset;
+use crate::planted::planted;
 use crate::shard::decision::{Decision, Settlement};
-use crate::shard::{Output, Position};
+use crate::shard::{Effect, Output, Position};
 
 impl Queue {
-    /// A new event of the topic matched. Ignored while behind: a scan will find it.
+    /// A new event of the topic matched. While behind it is only counted: a scan will find it.
     pub(in crate::shard) fn offer(&mut self, position: Position) {
+        self.census.show();
         if self.cursor != Cursor::Tail {
             return;
         }
@@ -22,6 +24,7 @@ impl Queue {
 
     /// Frames from `from` on were not shown: they are scanned for.
     pub(in crate::shard) fn fall_behind(&mut self, from: u64) {
+        self.census.spoil();
         if self.cursor == Cursor::Tail {
             self.cursor = Cursor::Behind(from);
         }
@@ -45,7 +48,9 @@ impl Queue {
         }
         // What the shard has not seen as a frame yet will come as one.
         let next = next.min(tail);
-        let new = matches.iter().filter(|position| position.offset.0 < next);
+        self.census.scanned(from, matches.iter().map(|position| position.offset.0), next);
+        let kept = if planted("scan-skips-a-match") { matches.len().div_ceil(2) } else { matches.len() };
+        let new = matches[..kept].iter().filter(|position| position.offset.0 < next);
         self.ready.extend(new.filter(|position| !self.state.knows(position.offset.0)));
         self.cursor = if next >= tail { Cursor::Tail } else { Cursor::Behind(next) };
         let gone = lost.iter().flat_map(|range| range.start.max(from)..range.end.min(next));
@@ -60,5 +65,44 @@ impl Queue {
     /// The driver could not scan; it will be asked again.
     pub(in crate::shard) fn scan_failed(&mut self) {
         self.scanning = false;
+    }
+
+    // ---- the count --------------------------------------------------------------------------------
+
+    /// Begins to count what matched; see [`super::census`].
+    pub(super) fn count_anew(&mut self, tail: u64) {
+        let floor = self.floor(tail);
+        let held = self.held();
+        self.census.begin(self.state.totals.ended(), floor, &self.state.settled, &held, tail);
+    }
+
+    /// Asks for a scan for the count, where the queue's own do not get on.
+    pub(super) fn count_on(&mut self, tail: u64, out: &mut Output) {
+        if self.census.is_spoiled() {
+            self.count_anew(tail);
+        }
+        let Some(from) = self.census.next() else { return };
+        if self.scanning || self.census.asked {
+            return;
+        }
+        self.census.asked = true;
+        let (subscription, topic, slot) = (self.number, self.topic, self.slot);
+        out.effects.push(Effect::Count { subscription, topic, slot, from: Offset(from) });
+    }
+
+    /// The answer to [`Effect::Count`]; `start` is the oldest offset that the log has still.
+    pub(in crate::shard) fn counted(&mut self, from: u64, matches: &[Position], next: u64, start: u64) {
+        self.census.asked = false;
+        if self.census.next().is_some_and(|next| next < start) {
+            // What the log let go is settled by now.
+            self.census.spoil();
+        } else {
+            self.census.scanned(from, matches.iter().map(|position| position.offset.0), next);
+        }
+    }
+
+    /// The driver could not scan for the count; it will be asked again.
+    pub(in crate::shard) fn count_failed(&mut self) {
+        self.census.asked = false;
     }
 }

@@ -73,6 +73,10 @@ impl InFlight {
         self.events.keys().next().copied()
     }
 
+    pub(super) fn offsets(&self) -> impl Iterator<Item = u64> + '_ {
+        self.events.keys().copied()
+    }
+
     /// Events.
     pub(super) fn len(&self) -> usize {
         self.events.len()

@@ -110,7 +110,7 @@ fn an_expired_backlog_waits_as_a_cursor_and_not_in_memory() {
     driver.advance_to(at(HOUR));
     let status = driver.shard.status()[0];
     assert_eq!(status.letters, limits::TROUBLE_MAX);
-    assert!(status.behind && status.pending <= limits::TROUBLE_MAX + limits::READY_MAX, "{status:?}");
+    assert!(status.behind && status.held <= limits::TROUBLE_MAX + limits::READY_MAX, "{status:?}");
     assert!(driver.shard.next_due() > driver.now, "it does not ask for time that has passed");
     // Each that is written makes room for one more, whose time began when its life ended.
     for offset in letters(&mut driver) {

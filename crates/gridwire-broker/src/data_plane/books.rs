@@ -1,0 +1,149 @@
+//! A subscription's counters, and whether they are in balance with the log.
+
+use gridwire_core::api_error::{ApiError, ErrorCode};
+use gridwire_core::audit::Finding;
+use gridwire_core::ids::SubscriptionNumber;
+use gridwire_core::routing::{RoutingTable, SubscriptionRoute};
+use gridwire_core::shard::QueueStatus;
+use gridwire_http::Response;
+use http::StatusCode;
+use http::request::Parts;
+use serde_json::{Value, json};
+
+use super::address;
+use crate::audit::{AuditError, Audited};
+use crate::broker::Broker;
+
+/// Subscriptions in one answer. A domain may have 100,000.
+const PAGE_MAX: usize = 1_000;
+
+fn unavailable() -> ApiError {
+    ApiError::new(ErrorCode::Unavailable, "The server is starting or stopping.")
+}
+
+async fn status(broker: &Broker) -> Result<Vec<QueueStatus>, ApiError> {
+    let all = match broker.shards() {
+        Some(shards) => shards.status().await,
+        None => None,
+    };
+    all.ok_or_else(unavailable)
+}
+
+/// The counters of every subscription, by number, those after `after`.
+pub(super) async fn list(broker: &Broker, table: &RoutingTable, parts: &Parts) -> Result<Response, ApiError> {
+    if parts.method != http::Method::GET {
+        return Err(
+            ApiError::new(ErrorCode::MethodNotAllowed, "Only GET is supported here.").with_allow("GET")
+        );
+    }
+    let after = match address::query(parts, "after").as_slice() {
+        [] => None,
+        [after] => {
+            let number = after
+                .parse()
+                .map_err(|_| ApiError::new(ErrorCode::InvalidRequest, "after must be an integer."))?;
+            Some(SubscriptionNumber(number))
+        }
+        _ => return Err(ApiError::new(ErrorCode::InvalidRequest, "after is given more than once.")),
+    };
+    let routes: std::collections::BTreeMap<_, _> =
+        table.subscriptions().into_iter().map(|route| (route.number, route)).collect();
+    let all = status(broker).await?;
+    let mut later = all
+        .iter()
+        .filter(|status| after.is_none_or(|after| after < status.subscription))
+        .filter_map(|status| Some((routes.get(&status.subscription)?, status)));
+    let shown: Vec<_> = later.by_ref().take(PAGE_MAX).collect();
+    let next = later.next().and_then(|_| shown.last()).map(|(route, _)| route.number.0);
+    let shown: Vec<Value> = shown.into_iter().map(|(route, status)| counters(route, status)).collect();
+    Ok(gridwire_http::json(StatusCode::OK, json!({ "subscriptions": shown, "next": next }).to_string()))
+}
+
+/// The counters of one.
+pub(super) async fn show(broker: &Broker, route: &SubscriptionRoute) -> Result<Response, ApiError> {
+    let all = status(broker).await?;
+    let status = all.iter().find(|status| status.subscription == route.number).ok_or_else(unavailable)?;
+    Ok(gridwire_http::json(StatusCode::OK, counters(route, status).to_string()))
+}
+
+/// `matched` = `delivered` + `deadLettered` + `expired` + `dropped` + `pending`, at one moment.
+fn counters(route: &SubscriptionRoute, status: &QueueStatus) -> Value {
+    let totals = &status.totals;
+    json!({
+        "number": route.number.0,
+        "eventSubscription": route.resource_id,
+        "complete": status.matched.is_some(),
+        "matched": status.matched,
+        "delivered": totals.delivered,
+        "deadLettered": totals.dead_lettered,
+        "expired": totals.expired,
+        "dropped": totals.dropped,
+        "pending": status.pending,
+        "returned": totals.returned,
+    })
+}
+
+/// Audits one subscription.
+pub(super) async fn audit(broker: &Broker, route: &SubscriptionRoute) -> Result<Response, ApiError> {
+    let audited = broker.audit(&route.number.0.to_string()).await.map_err(|error| match error {
+        AuditError::NotFound => ApiError::new(ErrorCode::NotFound, "The event subscription was not found."),
+        AuditError::Unavailable => unavailable(),
+        AuditError::Read(error) => {
+            tracing::error!(%error, subscription = route.resource_id, "failed to read the log for an audit");
+            ApiError::new(ErrorCode::Unavailable, "The log could not be read for the audit.")
+        }
+    })?;
+    Ok(gridwire_http::json(StatusCode::OK, shown(route, &audited).to_string()))
+}
+
+fn shown(route: &SubscriptionRoute, audited: &Audited) -> Value {
+    let report = &audited.report;
+    let event = |offset: u64| {
+        let place = audited.events.binary_search_by_key(&offset, |event| event.offset.0);
+        let found = place.ok().map(|place| &audited.events[place]);
+        json!({
+            "offset": offset,
+            "id": found.map(|event| &event.id),
+            "source": found.map(|event| &event.source),
+            "type": found.map(|event| &event.event_type),
+            "published": found.map(|event| event.published.to_string()),
+        })
+    };
+    let finding = |finding: &Finding| match finding {
+        Finding::Lost { offset } => json!({ "kind": "lost", "count": 1, "events": [event(*offset)] }),
+        Finding::Unexpected { offset } => {
+            json!({ "kind": "unexpected", "count": 1, "events": [event(*offset)] })
+        }
+        Finding::LostAmong { offsets, count, among } => json!({
+            "kind": "lostAmong",
+            "count": count,
+            "from": offsets.start,
+            "to": offsets.end,
+            "events": among.iter().map(|offset| event(*offset)).collect::<Vec<_>>(),
+        }),
+        Finding::UnexpectedAmong { offsets, count } => json!({
+            "kind": "unexpectedAmong",
+            "count": count,
+            "from": offsets.start,
+            "to": offsets.end,
+            "events": [],
+        }),
+        Finding::Totals { ended, settled } => json!({
+            "kind": "totals",
+            "count": ended.abs_diff(*settled),
+            "events": [],
+        }),
+    };
+    json!({
+        "number": route.number.0,
+        "eventSubscription": route.resource_id,
+        "balanced": report.is_balanced(),
+        "from": report.compared.start,
+        "to": report.compared.end,
+        "matched": report.matched,
+        "damaged": report.damaged,
+        "lost": report.lost,
+        "unexpected": report.unexpected,
+        "findings": report.findings.iter().map(finding).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,226 @@
+//! Whether a subscription's books are in balance with the log: every event that matched was settled once, or is held.
+//!
+//! Pure. Whoever audits takes the queue's [`Books`] as of one moment and shows the matches that the log has, in
+//! order. At or above the queue's floor each event stands in the books by itself, so each is looked up. Below it only
+//! the ledger's blocks are left: how many were settled, and the sum of their places. One event too few is named by
+//! the difference of the sums; of several the block is named, and the events themselves where it holds only a few.
+//!
+//! What the log no longer has can't be recomputed, and a damaged event may have matched or not: there the numbers
+//! have to fit within what is possible, and the report says how much that is.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::shard::{Books, Tally};
+
+/// Matches of a block that are kept, to be named if some of them are missing.
+const CANDIDATES_MAX: usize = 16;
+/// Findings in a report; more are only counted.
+const FINDINGS_MAX: usize = 100;
+
+/// Something that is out of balance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// The event matched and is neither settled nor held: nobody will get it.
+    Lost { offset: u64 },
+    /// The event is settled or held, and either did not match or was settled more than once.
+    Unexpected { offset: u64 },
+    /// So many events among these offsets matched and were not settled. `among` are all that matched there, if
+    /// they are few.
+    LostAmong { offsets: Range<u64>, count: u64, among: Vec<u64> },
+    /// So many more were settled among these offsets than matched.
+    UnexpectedAmong { offsets: Range<u64>, count: u64 },
+    /// The totals say this many, the ledger that many.
+    Totals { ended: u64, settled: u64 },
+}
+
+/// What an audit has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The offsets that were compared.
+    pub compared: Range<u64>,
+    /// Matches among them.
+    pub matched: u64,
+    /// Those that were neither settled nor held.
+    pub lost: u64,
+    /// Those settled or held that should not have been.
+    pub unexpected: u64,
+    /// Damaged events among them, which may have matched or not.
+    pub damaged: u64,
+    /// What is out of balance, in order; at most a hundred.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    pub fn is_balanced(&self) -> bool {
+        self.findings.is_empty()
+    }
+
+    fn find(&mut self, finding: Finding) {
+        match &finding {
+            Finding::Lost { .. } => self.lost += 1,
+            Finding::Unexpected { .. } => self.unexpected += 1,
+            Finding::LostAmong { count, .. } => self.lost += count,
+            Finding::UnexpectedAmong { count, .. } => self.unexpected += count,
+            Finding::Totals { ended, settled } if ended < settled => self.unexpected += settled - ended,
+            Finding::Totals { ended, settled } => self.lost += ended - settled,
+        }
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(finding);
+        }
+    }
+}
+
+/// What the log has of one block below the floor.
+#[derive(Debug, Default)]
+struct Found {
+    tally: Tally,
+    damaged: u64,
+    /// At most [`CANDIDATES_MAX`] of the matches.
+    among: Vec<u64>,
+}
+
+impl Found {
+    /// Its matches below the floor, if they are few.
+    fn candidates(&self) -> Vec<u64> {
+        if self.among.len() < CANDIDATES_MAX { self.among.clone() } else { Vec::new() }
+    }
+}
+
+/// An audit under way.
+#[derive(Debug)]
+pub struct Audit {
+    books: Books,
+    /// What is settled or held and has not been found in the log.
+    unmatched: roaring::RoaringTreemap,
+    /// By their first offset.
+    blocks: BTreeMap<u64, Found>,
+    /// Matches that are in no book.
+    lost: Vec<u64>,
+    lost_more: u64,
+    next: u64,
+    end: u64,
+    report: Report,
+}
+
+impl Audit {
+    pub fn new(books: Books) -> Self {
+        let mut unmatched = books.settled.clone();
+        unmatched |= &books.held;
+        let known = unmatched.max().map_or(0, |last| last.saturating_add(1));
+        let next = books.ledger.from();
+        Self {
+            unmatched,
+            blocks: BTreeMap::new(),
+            lost: Vec::new(),
+            lost_more: 0,
+            next,
+            end: books.cursor.max(known).max(next),
+            report: Report::default(),
+            books,
+        }
+    }
+
+    /// From where on the log's matches are to be shown; `None` when all were.
+    pub fn next(&self) -> Option<u64> {
+        (self.next < self.end).then_some(self.next)
+    }
+
+    /// These are all that matched from [`Audit::next`] up to `next`; of the events in `damaged` nobody knows.
+    pub fn found(&mut self, matches: impl Iterator<Item = u64>, damaged: &[Range<u64>], next: u64) {
+        let covers = self.next..next.min(self.end);
+        for offset in matches.filter(|offset| covers.contains(offset)) {
+            self.report.matched += 1;
+            let accounted = self.unmatched.remove(offset);
+            if offset < self.books.floor {
+                let start = self.books.ledger.block_of(offset).start;
+                let block = self.blocks.entry(start).or_default();
+                block.tally.add(offset - start);
+                if block.among.len() < CANDIDATES_MAX {
+                    block.among.push(offset);
+                }
+            } else if !accounted && offset < self.books.cursor {
+                if self.lost.len() < FINDINGS_MAX { self.lost.push(offset) } else { self.lost_more += 1 }
+            }
+        }
+        for range in damaged {
+            let range = range.start.max(covers.start)..range.end.min(covers.end);
+            if range.is_empty() {
+                continue;
+            }
+            self.report.damaged += range.end - range.start;
+            self.unmatched.remove_range(range.clone());
+            let mut from = range.start;
+            while from < range.end.min(self.books.floor) {
+                let block = self.books.ledger.block_of(from);
+                let until = range.end.min(self.books.floor).min(block.end);
+                self.blocks.entry(block.start).or_default().damaged += until - from;
+                from = until;
+            }
+        }
+        self.next = self.next.max(covers.end);
+    }
+
+    /// The end. `start` is the oldest offset that the log has still.
+    pub fn finish(mut self, start: u64) -> Report {
+        let from = self.books.ledger.from();
+        self.report.compared = from.max(start)..self.end.max(start);
+        for offset in std::mem::take(&mut self.lost) {
+            self.report.find(Finding::Lost { offset });
+        }
+        self.report.lost += self.lost_more;
+        self.compare_blocks(start);
+        for offset in self.unmatched.iter().filter(|offset| start <= *offset && *offset < self.next) {
+            self.report.find(Finding::Unexpected { offset });
+        }
+        let (ended, settled) = (self.books.totals.ended(), self.books.ledger.settled());
+        if ended != settled {
+            self.report.find(Finding::Totals { ended, settled });
+        }
+        self.report
+    }
+
+    /// Every block that is wholly there, be it in the log or in the ledger.
+    fn compare_blocks(&mut self, start: u64) {
+        let ledger = &self.books.ledger;
+        for block in ledger.blocks() {
+            self.blocks.entry(block.start).or_default();
+        }
+        // What is settled above the floor by itself is in the ledger too.
+        for offset in self.books.settled.iter().filter(|offset| *offset >= ledger.from()) {
+            let place = ledger.block_of(offset).start;
+            self.blocks.entry(place).or_default().tally.add(offset - place);
+        }
+        for (&first, found) in &self.blocks {
+            let offsets = first.max(ledger.from())..ledger.block_of(first).end;
+            if offsets.start < start {
+                continue;
+            }
+            let (log, book) = (found.tally, ledger.tally(first));
+            let (few, many) = (log.count, log.count + found.damaged);
+            let single = |left: Tally, right: Tally| {
+                let offset = first.wrapping_add(left.sum.wrapping_sub(right.sum));
+                offsets.contains(&offset).then_some(offset)
+            };
+            if book.count < few {
+                let count = few - book.count;
+                let finding = match single(log, book).filter(|_| count == 1 && found.damaged == 0) {
+                    Some(offset) => Finding::Lost { offset },
+                    None => Finding::LostAmong { offsets, count, among: found.candidates() },
+                };
+                self.report.find(finding);
+            } else if many < book.count {
+                let count = book.count - many;
+                let finding = match single(book, log).filter(|_| count == 1 && found.damaged == 0) {
+                    Some(offset) => Finding::Unexpected { offset },
+                    None => Finding::UnexpectedAmong { offsets, count },
+                };
+                self.report.find(finding);
+            } else if found.damaged == 0 && log.sum != book.sum {
+                // As many as there should be, but not the same ones.
+                let among = found.candidates();
+                self.report.find(Finding::LostAmong { offsets, count: 1, among });
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The conservation law over `kill -9`: what matched was delivered, dead-lettered, expired or dropped, or is pending;
+//! and `gridwire audit` finds it so in the log.
+
+mod support;
+
+use std::process::Output;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use support::arm::group_path;
+use support::pull::{Queue, Received};
+use support::{Arm, Client, Reply, Request, Server, Sink, events, metrics, program, wait_for};
+
+const BATCH: usize = 100;
+
+/// Publishes `count` events in batches, each acknowledged.
+fn publish(server: &Server, publish: impl Fn(&Value) -> Request, prefix: &str, count: usize) {
+    let ids: Vec<Value> =
+        (0..count).map(|number| events::cloud_event(&format!("{prefix}-{number}"))).collect();
+    for batch in ids.chunks(BATCH) {
+        server.send(&publish(&json!(batch))).expect(200);
+    }
+}
+
+fn tokens(received: &[Received]) -> Vec<&str> {
+    received.iter().map(|received| received.token.as_str()).collect()
+}
+
+fn settle(queue: &Queue, client: &mut Client, verb: &str, received: &[Received]) {
+    let settled = queue.settle(client, verb, "", &tokens(received)).expect("an answer");
+    assert_eq!((settled.succeeded.len(), settled.failed), (received.len(), Vec::new()), "{verb}");
+}
+
+/// The counters of the event subscription, once it has counted.
+fn counters(server: &Server, resource: &str) -> Value {
+    let path = format!("/gridwire/v1/subscriptions{}/{resource}/counters", group_path());
+    let request = Request::get(path).with("authorization", format!("Bearer {}", server.token));
+    wait_for("the count after a start", Duration::from_secs(20), || {
+        let counters = server.send(&request).expect(200).json();
+        (counters["complete"] == true).then_some(counters)
+    })
+}
+
+/// Matched, delivered, dropped, pending and returned.
+fn figures(counters: &Value) -> [u64; 5] {
+    assert_eq!((&counters["deadLettered"], &counters["expired"]), (&json!(0), &json!(0)), "{counters}");
+    ["matched", "delivered", "dropped", "pending", "returned"]
+        .map(|name| counters[name].as_u64().unwrap_or_else(|| panic!("{name} of {counters}")))
+}
+
+fn audit(server: &Server, arguments: &[&str]) -> Output {
+    let mut command = program();
+    command.arg("audit").args(arguments).args(["--output", "json", "--data-dir"]).arg(server.data_dir());
+    command.output().expect("the program runs")
+}
+
+#[test]
+fn counters_balance_exactly_over_kills_and_the_audit_finds_nothing() {
+    let mut server = Server::start();
+    let sink = Sink::scripted(|_, before| match before % 4 {
+        0 => Reply::After(Duration::from_millis(20), 200),
+        _ => Reply::Status(200),
+    });
+    let arm = Arm::new(&server);
+    let topic = arm.topic("grid", &json!({ "inputSchema": "CloudEventSchemaV1_0" }));
+    arm.webhook(&topic, "hook", &sink.url("/grid"), &json!({}));
+    let namespace = arm.namespace("spaces");
+    arm.namespace_topic(&namespace, "orders");
+    arm.queue(&namespace, "orders", "workers", &json!({ "receiveLockDurationInSeconds": 300 }), &json!({}));
+    let (hook, workers) =
+        ("topics/grid/eventSubscriptions/hook", "namespaces/spaces/topics/orders/eventSubscriptions/workers");
+    let queue = Queue::new(&namespace, "orders", "workers");
+    let to_topic = |batch: &Value| topic.publish("application/cloudevents-batch+json; charset=utf-8", batch);
+    let to_namespace = |batch: &Value| namespace.publish("orders", batch);
+
+    publish(&server, to_namespace, "a", 3_000);
+    publish(&server, to_topic, "p", 400);
+    let mut client = Client::new(server.http);
+    let held = queue.receive(&mut client, 100).expect("an answer");
+    assert_eq!(held.len(), 100);
+    settle(&queue, &mut client, "acknowledge", &held[..60]);
+    settle(&queue, &mut client, "release", &held[60..70]);
+    settle(&queue, &mut client, "reject", &held[70..75]);
+    assert_eq!(figures(&counters(&server, workers)), [3_000, 60, 5, 2_935, 10]);
+    server.kill9();
+    server.restart();
+    assert_eq!(figures(&counters(&server, workers)), [3_000, 60, 5, 2_935, 10], "after a kill");
+
+    // Locks from before the kill are settled after it; more is published meanwhile.
+    let mut client = Client::new(server.http);
+    settle(&queue, &mut client, "acknowledge", &held[75..]);
+    publish(&server, to_namespace, "b", 500);
+    publish(&server, to_topic, "q", 400);
+    server.kill9();
+    server.restart();
+    let page = server.metrics();
+    let series = |name: &str| {
+        let series = format!("gridwire_delivery_{name}{{topic=\"spaces/orders\",subscription=\"workers\"}}");
+        metrics::value(&page, &series)
+    };
+    assert_eq!((series("events_delivered_total"), series("events_dropped_total")), (Some(85.0), Some(5.0)));
+    assert_eq!(figures(&counters(&server, workers)), [3_500, 85, 5, 3_410, 10], "after another");
+
+    // Everything that was pushed is counted once, however often it was sent.
+    let pushed = wait_for("the pushes", Duration::from_secs(60), || {
+        let counters = counters(&server, hook);
+        (counters["pending"] == 0).then_some(counters)
+    });
+    assert_eq!(figures(&pushed)[..4], [800, 800, 0, 0]);
+
+    let found = audit(&server, &[]);
+    let report: Value = serde_json::from_slice(&found.stdout).expect("it is JSON");
+    assert!(found.status.success(), "{report}");
+    let audits = report.as_array().expect("an array");
+    assert_eq!(audits.len(), 2, "{report}");
+    for audit in audits {
+        assert_eq!((&audit["balanced"], &audit["findings"]), (&json!(true), &json!([])), "{audit}");
+    }
+    let compared: Vec<_> = audits.iter().map(|audit| audit["matched"].as_u64()).collect();
+    assert!(compared.contains(&Some(3_500)) && compared.contains(&Some(800)), "{report}");
+    let one = audit(&server, &["spaces/orders/workers"]);
+    let report: Value = serde_json::from_slice(&one.stdout).expect("it is JSON");
+    assert_eq!((report.as_array().map(Vec::len), one.status.code()), (Some(1), Some(0)), "{report}");
+    let none = audit(&server, &["spaces/orders/nobody"]);
+    assert_eq!(none.status.code(), Some(1));
+}
