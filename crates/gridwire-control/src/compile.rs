@@ -47,14 +47,14 @@ pub(crate) fn recompile<'a>(
     let mut topics: BTreeMap<String, Touched> = BTreeMap::new();
     let mut namespaces: BTreeMap<String, Address> = BTreeMap::new();
     for address in changed {
+        if address.kind.bare {
+            // Events meet a domain topic by its subscriptions only. There may be 100,000 of them.
+            continue;
+        }
         let Some(topic) = address.topic() else {
             namespaces.insert(address.key(), address.clone());
             continue;
         };
-        if address.kind.bare {
-            // Events meet a domain topic by its subscriptions only.
-            continue;
-        }
         if let Some(namespace) = topic.parent() {
             namespaces.insert(namespace.key(), namespace);
         }
