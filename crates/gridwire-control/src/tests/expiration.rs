@@ -67,7 +67,7 @@ async fn an_expiration_counts_as_it_was_set_last() {
     let path = "~/topics/orders/eventSubscriptions/moved";
     grid.call("PUT", path, expiring(now + 4 * HOUR)).await.expect(201);
     assert_eq!(grid.control.expire().await, next(3));
-    grid.call("DELETE", "~/topics/orders/eventSubscriptions/removed", ()).await.expect(200);
+    grid.call("DELETE", "~/topics/orders/eventSubscriptions/removed", ()).await.expect(204);
     assert_eq!(grid.control.expire().await, next(4));
     grid.call("PUT", path, expiring(now + 2 * HOUR)).await.expect(201);
     assert_eq!(grid.control.expire().await, next(2));
