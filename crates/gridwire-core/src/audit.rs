@@ -32,6 +32,8 @@ pub enum Finding {
     UnexpectedAmong { offsets: Range<u64>, count: u64 },
     /// The totals say this many, the ledger that many.
     Totals { ended: u64, settled: u64 },
+    /// So many are counted as pending, and the log has that many.
+    Pending { counted: u64, found: u64 },
 }
 
 /// What an audit has found.
@@ -64,6 +66,8 @@ impl Report {
             Finding::UnexpectedAmong { count, .. } => self.unexpected += count,
             Finding::Totals { ended, settled } if ended < settled => self.unexpected += settled - ended,
             Finding::Totals { ended, settled } => self.lost += ended - settled,
+            // A wrong count loses nothing.
+            Finding::Pending { .. } => {}
         }
         if self.findings.len() < FINDINGS_MAX {
             self.findings.push(finding);
@@ -98,6 +102,8 @@ pub struct Audit {
     /// Matches that are in no book.
     lost: Vec<u64>,
     lost_more: u64,
+    /// Matches at or above the floor that are not settled.
+    pending: u64,
     next: u64,
     end: u64,
     report: Report,
@@ -114,8 +120,9 @@ impl Audit {
             blocks: BTreeMap::new(),
             lost: Vec::new(),
             lost_more: 0,
+            pending: 0,
             next,
-            end: books.cursor.max(known).max(next),
+            end: books.end.max(known).max(next),
             report: Report::default(),
             books,
         }
@@ -139,8 +146,13 @@ impl Audit {
                 if block.among.len() < CANDIDATES_MAX {
                     block.among.push(offset);
                 }
-            } else if !accounted && offset < self.books.cursor {
+                continue;
+            }
+            let is_new = self.books.cursor <= offset;
+            if !accounted && !is_new {
                 if self.lost.len() < FINDINGS_MAX { self.lost.push(offset) } else { self.lost_more += 1 }
+            } else if offset < self.books.end && !self.books.settled.contains(offset) {
+                self.pending += 1;
             }
         }
         for range in damaged {
@@ -176,6 +188,14 @@ impl Audit {
         let (ended, settled) = (self.books.totals.ended(), self.books.ledger.settled());
         if ended != settled {
             self.report.find(Finding::Totals { ended, settled });
+        }
+        if let Some(matched) = self.books.matched {
+            // What is lost was counted, unless that was before; what is damaged may have been.
+            let counted = matched.saturating_sub(ended);
+            let found = self.pending..=self.pending + self.report.lost + self.report.damaged;
+            if !found.contains(&counted) {
+                self.report.find(Finding::Pending { counted, found: self.pending });
+            }
         }
         self.report
     }

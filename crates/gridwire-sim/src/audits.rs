@@ -40,7 +40,7 @@ fn tell(world: &World, subscription: &str, audited: &Audited) {
         let offsets = match finding {
             Finding::Lost { offset } | Finding::Unexpected { offset } => vec![*offset],
             Finding::LostAmong { among, .. } => among.clone(),
-            Finding::UnexpectedAmong { .. } | Finding::Totals { .. } => Vec::new(),
+            Finding::UnexpectedAmong { .. } | Finding::Totals { .. } | Finding::Pending { .. } => Vec::new(),
         };
         let named = audited.events.iter().filter(|event| offsets.contains(&event.offset.0));
         let ids: Vec<&str> = named.map(|event| event.id.as_str()).collect();

@@ -312,7 +312,7 @@ async fn count(world: &World) {
         world.checker().counted(name, total, world.now());
         if let Some(matched) = figures(&page, "events_matched_total").find(|(owner, _)| *owner == name) {
             world.checker().matched(name, matched.1, total, world.now());
-        } else {
+        } else if subscription.ends.is_none() {
             world.checker().report_other("uncounted", "", world.now(), name);
         }
         let dropped = of(&"dropped_total");

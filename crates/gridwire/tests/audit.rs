@@ -119,9 +119,9 @@ fn counters_balance_exactly_over_kills_and_the_audit_finds_nothing() {
     }
     let compared: Vec<_> = audits.iter().map(|audit| audit["matched"].as_u64()).collect();
     assert!(compared.contains(&Some(3_500)) && compared.contains(&Some(800)), "{report}");
-    let one = audit(&server, &["spaces/orders/workers"]);
+    let one = audit(&server, &[&format!("{}/{workers}", group_path())]);
     let report: Value = serde_json::from_slice(&one.stdout).expect("it is JSON");
     assert_eq!((report.as_array().map(Vec::len), one.status.code()), (Some(1), Some(0)), "{report}");
-    let none = audit(&server, &["spaces/orders/nobody"]);
+    let none = audit(&server, &[&format!("{}/{workers}-too", group_path())]);
     assert_eq!(none.status.code(), Some(1));
 }

@@ -133,6 +133,11 @@ fn shown(route: &SubscriptionRoute, audited: &Audited) -> Value {
             "count": ended.abs_diff(*settled),
             "events": [],
         }),
+        Finding::Pending { counted, found } => json!({
+            "kind": "pending",
+            "count": counted.abs_diff(*found),
+            "events": [],
+        }),
     };
     json!({
         "number": route.number.0,

@@ -71,7 +71,7 @@ pub(super) struct Queue {
     receiver_deadlines: BTreeSet<(Timestamp, ReplyId)>,
     /// Those of condemned events.
     letters: Letters,
-    census: Census,
+    pub(super) census: Census,
     /// Where this queue stands in the shard's timers.
     pub(super) timer: Timestamp,
 }

@@ -179,6 +179,7 @@ fn finding_line(finding: &Value) -> String {
         "unexpected" => "unexpected: it did not match, or was settled more than once".to_owned(),
         "lostAmong" => format!("lost: {count} of the events that matched at {range}"),
         "unexpectedAmong" => format!("unexpected: {count} more than matched at {range}"),
+        "pending" => format!("what is counted as pending differs by {count} from what the log has"),
         _ => format!("the totals differ by {count} from what was settled one by one"),
     }
 }

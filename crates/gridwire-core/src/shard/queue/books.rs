@@ -13,10 +13,14 @@ pub struct Books {
     pub topic: TopicNumber,
     pub slot: Slot,
     pub totals: Totals,
+    /// All that matched, once it is counted.
+    pub matched: Option<u64>,
     /// Everything matching below is settled.
     pub floor: u64,
     /// Everything matching from here on has not been looked at yet.
     pub cursor: u64,
+    /// The end of the topic.
+    pub end: u64,
     /// What is settled at or above the floor.
     pub settled: RoaringTreemap,
     /// What waits, is locked, in flight or in trouble.
@@ -33,11 +37,13 @@ impl Queue {
             topic: self.topic,
             slot: self.slot,
             totals: self.state.totals,
+            matched: self.matched(),
             floor,
             cursor: match self.cursor {
                 Cursor::Tail => tail,
                 Cursor::Behind(from) => from,
             },
+            end: tail,
             settled,
             held: self.held(),
             ledger: self.state.ledger.clone(),

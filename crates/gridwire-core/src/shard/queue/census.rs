@@ -14,7 +14,7 @@
 use roaring::RoaringTreemap;
 
 #[derive(Debug, Default)]
-pub(super) struct Census {
+pub(in crate::shard) struct Census {
     /// Events that had ended when it began.
     ended: u64,
     /// What needs no scan to be counted: what had ended and is not below where it began, and what was held.
@@ -57,7 +57,7 @@ impl Census {
     }
 
     /// An event that matched was shown.
-    pub(super) fn show(&mut self) {
+    pub(in crate::shard) fn show(&mut self) {
         self.shown += 1;
     }
 

@@ -154,6 +154,19 @@ fn what_is_settled_twice_or_did_not_match_is_named_too() {
 }
 
 #[test]
+fn a_wrong_count_of_what_is_pending_is_told() {
+    let mut driver = Driver::new(pull());
+    driver.publish(3 * limits::READY_MAX);
+    let tokens = driver.receive(10);
+    driver.settle(SettleVerb::Acknowledge, &tokens);
+    let (report, all) = (driver.audit(), 3 * limits::READY_MAX as u64);
+    assert_eq!((report.is_balanced(), report.matched), (true, all), "also what lies behind the cursor");
+    driver.shard.queues.get_mut(&ONE).expect("the subscription is there").census.show();
+    let wrong = Finding::Pending { counted: all - 9, found: all - 10 };
+    assert_eq!(driver.audit().findings, [wrong]);
+}
+
+#[test]
 fn damage_loosens_a_block_and_no_more_than_that() {
     let mut driver = Driver::new(pull());
     driver.publish(100);
