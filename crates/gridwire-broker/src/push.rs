@@ -27,7 +27,7 @@ pub(crate) mod handshake;
 pub mod judge;
 mod request;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod tls;
 mod tokens;
 

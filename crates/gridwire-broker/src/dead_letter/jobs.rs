@@ -273,6 +273,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_log_is_kept_from_the_oldest_checkpoint_on_file_of_a_redrive_that_runs() {
+        let disk = new_disk();
+        let jobs = on(&disk).jobs();
+        assert_eq!(jobs.hold(), None);
+        let first = jobs.add(record("a", 1)).await.expect("recorded");
+        assert_eq!(jobs.hold(), Some(Lsn(12)));
+        let purge = Record { kind: Kind::Purge { redriven: false }, checkpoint: Lsn(1), ..record("b", 2) };
+        jobs.add(purge).await.expect("recorded");
+        assert_eq!(jobs.hold(), Some(Lsn(12)), "a purge looks for nothing in the log");
+
+        let moved = Record { checkpoint: Lsn(40), ..first.record() };
+        disk.fail_nth(Call::Any, 1, io::ErrorKind::Other, true);
+        assert!(first.save(&moved).await.is_err());
+        disk.heal();
+        assert_eq!(jobs.hold(), Some(Lsn(12)), "a start would go by what is on file");
+        first.save(&moved).await.expect("recorded");
+        assert_eq!(jobs.hold(), Some(Lsn(40)));
+
+        let second = Record { checkpoint: Lsn(30), ..record("c", 3) };
+        let second = jobs.add(second).await.expect("recorded");
+        assert_eq!(jobs.hold(), Some(Lsn(30)));
+        assert_eq!(on(&disk).jobs().hold(), Some(Lsn(30)), "after a restart");
+        for (job, held) in [(second, Some(Lsn(40))), (first, None)] {
+            let ended = Record { state: JobState::Done, ..job.record() };
+            job.save(&ended).await.expect("recorded");
+            assert_eq!(jobs.hold(), held);
+        }
+        assert_eq!(on(&disk).jobs().hold(), None);
+    }
+
+    #[tokio::test]
     async fn a_job_that_could_not_be_recorded_does_not_run_after_the_next_start() {
         let mut n = 0;
         loop {

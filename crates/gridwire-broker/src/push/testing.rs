@@ -35,10 +35,10 @@ use tokio_util::task::TaskTracker;
 use super::PushOptions;
 use super::dispatcher::{Attempt, AttemptKey, Dispatcher, Finished, Forwarder};
 
-pub(super) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
 /// A server on a port of its own that does with each connection what it is told. Ends when dropped.
-pub(super) struct TestServer {
+pub(crate) struct TestServer {
     pub(super) address: SocketAddr,
     connections: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
@@ -90,7 +90,7 @@ impl TestServer {
     }
 
     /// Answers every request with `answer`, for as long as the client keeps the connection.
-    pub(super) async fn answering(answer: impl Into<String>) -> Self {
+    pub(crate) async fn answering(answer: impl Into<String>) -> Self {
         let answer = answer.into();
         Self::start(move |mut peer| {
             let answer = answer.clone();
@@ -104,11 +104,11 @@ impl TestServer {
     }
 
     /// Connections accepted so far.
-    pub(super) fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}/hook", self.address)
     }
 }
@@ -211,7 +211,7 @@ pub(super) struct Rig {
     next_id: u64,
 }
 
-pub(super) fn local_options() -> PushOptions {
+pub(crate) fn local_options() -> PushOptions {
     PushOptions { allow_http: true, allow_loopback: true, ..PushOptions::default() }
 }
 
@@ -304,7 +304,7 @@ impl Rig {
 }
 
 /// Waits, by the real clock and not for ever, until `condition` holds.
-pub(super) async fn eventually(condition: impl Fn() -> bool) {
+pub(crate) async fn eventually(condition: impl Fn() -> bool) {
     for _ in 0..10_000 {
         if condition() {
             return;
@@ -314,7 +314,7 @@ pub(super) async fn eventually(condition: impl Fn() -> bool) {
     panic!("it never came true");
 }
 
-pub(super) fn subscription(number: u32, url: &str, schema: DeliverySchema) -> Arc<SubscriptionRoute> {
+pub(crate) fn subscription(number: u32, url: &str, schema: DeliverySchema) -> Arc<SubscriptionRoute> {
     Arc::new(SubscriptionRoute {
         number: SubscriptionNumber(number),
         slot: Slot(number),

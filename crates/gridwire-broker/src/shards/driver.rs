@@ -532,3 +532,6 @@ pub(super) struct Attempting {
     pub(super) attempt: u32,
     pub(super) id: u64,
 }
+
+#[cfg(test)]
+mod tests;
