@@ -16,6 +16,9 @@ const READY_MILLISECONDS_MAX: u64 = 2_000;
 const ISOLATION_SLICE: &str = "35s";
 /// A backlog costs so much memory at most, before and after a restart.
 const ABOVE_IDLE_BYTES_MAX: i64 = 64 << 20;
+/// The same beside sick endpoints: each may have 100,000 failed events in memory, of some 150 bytes, which three of
+/// ten come to, and the others are left alone before that.
+const ABOVE_IDLE_SICK_BYTES_MAX: i64 = 128 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
@@ -65,7 +68,7 @@ pub(crate) fn run(workspace: &Workspace, args: &SoakArgs) -> anyhow::Result<()> 
                 heading("Five million events that nobody takes");
                 let report = backlog(workspace, &["--events", "5000000", "--size", "200"])?;
                 check_restart(&report)?;
-                check_memory(&report)?;
+                check_memory(&report, ABOVE_IDLE_BYTES_MAX)?;
             }
             Part::Flips => store_faults(workspace, 1 << 19, 30)?,
             Part::Calls => store_faults(workspace, 1 << 10, 10_000)?,
@@ -100,7 +103,7 @@ pub(crate) fn run(workspace: &Workspace, args: &SoakArgs) -> anyhow::Result<()> 
                 let report = report(command.arg("--temp-dir").arg(&workspace.target))?;
                 report.tell();
                 check_restart(&report)?;
-                check_memory(&report)?;
+                check_memory(&report, ABOVE_IDLE_SICK_BYTES_MAX)?;
             }
         }
     }
@@ -145,11 +148,11 @@ fn check_restart(report: &Report) -> anyhow::Result<()> {
 }
 
 /// At rest: with the backlog, and after the restart.
-fn check_memory(report: &Report) -> anyhow::Result<()> {
+fn check_memory(report: &Report, most: i64) -> anyhow::Result<()> {
     for point in ["published", "restarted"] {
         let above = report.cell("server's memory", point, "above_idle_bytes")?;
-        say(&format!("{point}: {above} bytes above idle; at most {ABOVE_IDLE_BYTES_MAX} are allowed"));
-        ensure!(above <= ABOVE_IDLE_BYTES_MAX, "`{point}`: {above} bytes above idle");
+        say(&format!("{point}: {above} bytes above idle; at most {most} are allowed"));
+        ensure!(above <= most, "`{point}`: {above} bytes above idle");
     }
     Ok(())
 }
@@ -179,7 +182,7 @@ mod tests {
             (read(0, most + 1, 0), true, false),
         ] {
             assert_eq!(check_restart(&report).is_ok(), in_time, "{report:?}");
-            assert_eq!(check_memory(&report).is_ok(), in_bounds, "{report:?}");
+            assert_eq!(check_memory(&report, most).is_ok(), in_bounds, "{report:?}");
         }
     }
 }
