@@ -61,7 +61,12 @@ pub(crate) struct Named<'a> {
 /// The endpoint that is held back more.
 fn worse(one: Option<EndpointStatus>, other: Option<EndpointStatus>) -> Option<EndpointStatus> {
     let held_back = |status: &EndpointStatus| {
-        (matches!(status.rule, Rule::Probation(_)), std::cmp::Reverse(status.requests_max))
+        let rank = match status.rule {
+            Rule::Paused(_) => 2,
+            Rule::Probation(_) => 1,
+            Rule::Free | Rule::Congestion | Rule::Paced(_) => 0,
+        };
+        (rank, std::cmp::Reverse(status.requests_max))
     };
     one.into_iter().chain(other).max_by_key(held_back)
 }

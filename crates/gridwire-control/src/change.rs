@@ -29,6 +29,7 @@ use crate::format;
 use crate::kinds::Numbering;
 use crate::limits::{PLANS_MAX, RETRY_AFTER};
 use crate::plan::{self, Judgement, Plan, Preconditions, Write, plan};
+use crate::throttle;
 
 /// What is to be done to a resource.
 #[derive(Debug)]
@@ -49,6 +50,7 @@ pub(crate) enum Operation {
     /// Sign with a new key, and with the present ones for a while.
     RotateSigningKey(Duration),
     RemoveSigningKeys,
+    Throttle(throttle::Decision),
     /// Somebody who was told the validation URL consents.
     Confirm(TokenDigest, Confirmation),
 }
@@ -64,6 +66,9 @@ impl Operation {
             Self::Revalidate => "revalidate",
             Self::RotateSigningKey(_) => "rotateSigningKey",
             Self::RemoveSigningKeys => "removeSigningKeys",
+            Self::Throttle(throttle::Decision::Pause) => "pause",
+            Self::Throttle(throttle::Decision::Resume) => "resume",
+            Self::Throttle(throttle::Decision::Limit(_)) => "limitRate",
             Self::Confirm(..) => by_hand::CONFIRM,
         }
     }
@@ -122,6 +127,7 @@ impl Shared {
                 | Operation::RegenerateKey(_)
                 | Operation::RotateSigningKey(_)
                 | Operation::RemoveSigningKeys
+                | Operation::Throttle(_)
                 | Operation::Confirm(..) => None,
             };
             if let Some(handshake) = wanted
@@ -215,6 +221,7 @@ impl Shared {
             Operation::Revalidate => self.revalidated(change, asked).await,
             Operation::RotateSigningKey(overlap) => self.rotate_signing_key(change, *overlap).await,
             Operation::RemoveSigningKeys => self.remove_signing_keys(change).await,
+            Operation::Throttle(decision) => self.throttle(change, *decision).await,
             Operation::Confirm(digest, confirmation) => self.confirmed(change, digest, *confirmation).await,
         };
         match outcome {

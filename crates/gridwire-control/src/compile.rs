@@ -282,7 +282,8 @@ impl<'a> Subscriptions<'a> {
                     attempts_max: subscription.attempts_max,
                     time_to_live,
                     dead_letter: subscription.dead_letter.as_ref().map(|_| patience.of(facts.kind)),
-                    pace: entry.document.consent.pace(),
+                    // The operator first: of two pauses theirs is the one to end first.
+                    pacing: entry.document.throttle.pacing().and(entry.document.consent.pacing()),
                 },
                 webhook: subscription
                     .webhook

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use gridwire_core::pace::Pace;
+use gridwire_core::pace::{Pace, PaceSource, Pacing};
 use gridwire_core::secret::Secret;
 use gridwire_core::time::Timestamp;
 use gridwire_outside::Rng;
@@ -57,9 +57,13 @@ impl Standing {
         self.awaited_until.is_none()
     }
 
-    /// How fast the endpoint may be posted to.
-    pub(crate) fn pace(&self) -> Pace {
-        if self.consented() { self.allowed } else { Pace::Paused }
+    /// How fast the endpoint lets itself be posted to.
+    pub(crate) fn pacing(&self) -> Pacing {
+        if self.consented() {
+            Pacing::by(self.allowed, PaceSource::Endpoint)
+        } else {
+            Pacing::by(Pace::Paused, PaceSource::Consent)
+        }
     }
 
     /// After somebody opened the validation URL.
@@ -164,10 +168,10 @@ mod tests {
         check(0, "AwaitingManualAction");
         check(599_999, "AwaitingManualAction");
         check(600_000, "Failed");
-        assert_eq!(standing.pace(), Pace::Paused);
+        assert_eq!(standing.pacing(), Pacing::by(Pace::Paused, PaceSource::Consent));
         let given = Standing { awaited_until: None, ..standing.clone() };
         assert_eq!(given.provisioning_state(until), "Succeeded");
-        assert_eq!(given.pace(), Pace::per_minute(6));
-        assert_eq!(Standing::default().pace(), Pace::Free);
+        assert_eq!(given.pacing(), Pacing::by(Pace::per_minute(6), PaceSource::Endpoint));
+        assert_eq!(Standing::default().pacing(), Pacing::FREE);
     }
 }

@@ -35,6 +35,7 @@ use crate::request::{self, Query, Target};
 use crate::sealer::Sealer;
 use crate::signing;
 use crate::strict;
+use crate::throttle;
 
 /// What wrong management tokens are counted for.
 const MANAGEMENT: &str = "management";
@@ -431,13 +432,21 @@ impl Control {
         if action == Action::RemoveSigningKeys {
             return self.sign(address, Operation::RemoveSigningKeys, request.headers(), peer, ids).await;
         }
+        if matches!(action, Action::Pause | Action::Resume | Action::LimitRate) {
+            return self.throttle(request, peer, ids, address, action).await;
+        }
         let answer = self.find(&address).and_then(|entry| match action {
             Action::ListKeys | Action::RegenerateKey => keys(&entry),
             Action::GetFullUrl => full_url(&entry),
             Action::GetDeliveryAttributes => delivery_attributes(&entry),
             Action::ListSigningKeys => Ok(self.signing_keys(&entry)),
             // Dealt with before.
-            Action::Revalidate | Action::RotateSigningKey | Action::RemoveSigningKeys => Err(internal()),
+            Action::Revalidate
+            | Action::RotateSigningKey
+            | Action::RemoveSigningKeys
+            | Action::Pause
+            | Action::Resume
+            | Action::LimitRate => Err(internal()),
         });
         ids.record(peer, action.name(), &address.id(Form::Nested), answer.as_ref().map(Response::status));
         answer
@@ -455,6 +464,27 @@ impl Control {
         let change = Change { address, operation, preconditions: preconditions(headers) };
         let entry = self.change(change, StatusCode::OK, peer, ids).await?.ok_or_else(internal)?;
         Ok(self.signing_keys(&entry))
+    }
+
+    /// Pauses, resumes or limits a subscription's deliveries and answers with what holds now.
+    async fn throttle(
+        &self,
+        request: Request,
+        peer: Peer,
+        ids: &RequestIds,
+        address: Address,
+        action: Action,
+    ) -> Result<Response, ApiError> {
+        let (head, body) = request.into_parts();
+        let decision = match action {
+            Action::LimitRate => throttle::read_limit(&body::read(&head.headers, body).await?)?,
+            Action::Pause => throttle::Decision::Pause,
+            _ => throttle::Decision::Resume,
+        };
+        let operation = Operation::Throttle(decision);
+        let change = Change { address, operation, preconditions: preconditions(&head.headers) };
+        let entry = self.change(change, StatusCode::OK, peer, ids).await?.ok_or_else(internal)?;
+        Ok(json(StatusCode::OK, entry.document.throttle.show().to_string()))
     }
 
     fn signing_keys(&self, entry: &Entry) -> Response {

@@ -22,6 +22,7 @@ use crate::limits::{
 };
 use crate::members::{Members, invalid, without_controls};
 use crate::options::PublicAddresses;
+use crate::throttle::Throttle;
 
 /// The numbers a resource was given when it was created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub(crate) struct Document {
     pub consent: Standing,
     /// Of a subscription that signs what it delivers; the newest last.
     pub signing: Vec<SigningKey>,
+    /// Of a subscription that pushes.
+    pub throttle: Throttle,
     pub spec: Arc<dyn Spec>,
 }
 
@@ -55,6 +58,7 @@ impl Document {
             && self.keys == other.keys
             && self.consent == other.consent
             && self.signing == other.signing
+            && self.throttle == other.throttle
             && self.spec.properties() == other.spec.properties()
     }
 }

@@ -5,6 +5,7 @@
 //! key and its own place in the document. An unknown member is an error: this is our own file.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -25,6 +26,7 @@ use crate::document::{Document, Entry, Envelope, Identity, Numbers, Resources};
 use crate::kinds::{Ground, Kind, Numbering};
 use crate::members::Members;
 use crate::sealer::{SealError, Sealer};
+use crate::throttle::Throttle;
 
 /// The version of this format.
 const FORMAT: u32 = 1;
@@ -60,6 +62,10 @@ struct Stored {
     consent: Option<StoredConsent>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     signing_keys: Vec<StoredSigningKey>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    paused: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requests_per_second: Option<NonZeroU32>,
     properties: Value,
 }
 
@@ -187,6 +193,8 @@ pub(crate) fn write(document: &Document, sealer: &Sealer, rng: &dyn Rng) -> Vec<
                 until: signing.until.map(Timestamp::as_millis),
             })
             .collect(),
+        paused: document.throttle.paused,
+        requests_per_second: document.throttle.per_second,
         properties,
     };
     serde_json::to_vec(&stored).expect("maps with text keys and plain values are always JSON")
@@ -273,6 +281,7 @@ pub(crate) fn read(resource: Resource, sealer: &Sealer, resources: &Resources) -
         keys,
         consent,
         signing,
+        throttle: Throttle { paused: stored.paused, per_second: stored.requests_per_second },
         spec: Arc::from(spec),
     };
     Ok(Entry { key, revision, document })

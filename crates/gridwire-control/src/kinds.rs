@@ -38,6 +38,10 @@ pub(crate) enum Action {
     ListSigningKeys,
     RotateSigningKey,
     RemoveSigningKeys,
+    /// Of our own, as the next two: what the operator decides of deliveries.
+    Pause,
+    Resume,
+    LimitRate,
 }
 
 impl Action {
@@ -51,6 +55,9 @@ impl Action {
             Self::ListSigningKeys => "listSigningKeys",
             Self::RotateSigningKey => "rotateSigningKey",
             Self::RemoveSigningKeys => "removeSigningKeys",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::LimitRate => "limitRate",
         }
     }
 }
@@ -257,6 +264,9 @@ const SUBSCRIPTION_ACTIONS: &[Action] = &[
     Action::ListSigningKeys,
     Action::RotateSigningKey,
     Action::RemoveSigningKeys,
+    Action::Pause,
+    Action::Resume,
+    Action::LimitRate,
 ];
 
 const RESERVED: &[&str] = &["Microsoft", "EventGrid", "System"];

@@ -43,6 +43,7 @@ mod strict;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
 pub use control::{Control, ControlError, Counts, read_table};
 pub use expiration::Expiry;

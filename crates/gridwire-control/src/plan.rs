@@ -16,6 +16,7 @@ use crate::document::{Document, Entry, Envelope, Numbers, Resources, not_found, 
 use crate::kinds::{Admission, Ground, Kind, Patch};
 use crate::members::Members;
 use crate::strict;
+use crate::throttle::Throttle;
 
 /// Conditions of a request about the resource's revision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -151,6 +152,7 @@ pub(crate) fn plan(
         keys: existing.and_then(|entry| entry.document.keys.clone()),
         consent: consent.unwrap_or_default(),
         signing: existing.map(|entry| entry.document.signing.clone()).unwrap_or_default(),
+        throttle: existing.map(|entry| entry.document.throttle).unwrap_or_default(),
         spec: Arc::from(spec),
     };
     Ok(Plan {
@@ -202,6 +204,7 @@ fn plan_parent(
         keys: None,
         consent: Standing::default(),
         signing: Vec::new(),
+        throttle: Throttle::default(),
         spec: Arc::from(spec),
     })
 }

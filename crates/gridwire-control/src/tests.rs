@@ -14,6 +14,7 @@ mod refusals;
 mod routes;
 mod signing;
 mod strictness;
+mod throttle;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

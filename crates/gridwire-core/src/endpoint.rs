@@ -1,6 +1,6 @@
 //! One subscription's endpoint, as its requests show it: how many it takes at once, and when to leave it alone.
 //!
-//! Two rules, each readable in [`EndpointStatus`]:
+//! Two rules that it makes by itself, and one that it is given, each readable in [`EndpointStatus`]:
 //!
 //! * **Probation** (`push-delivery` contract, section 6). After [`FAILURES_MAX`] failures in a row nothing is sent
 //!   before a time that follows from the last one's outcome; neither retries nor new events. Then everything that is
@@ -8,12 +8,14 @@
 //!   name, such as a 500, count and bring no such time: their events follow the ladder alone.
 //! * **Congestion.** Timeouts and answers that say "too much" halve the number of requests at once; each round of
 //!   successes adds one.
+//! * **Pace** ([`Pacing`]). What the endpoint allowed or the operator decided: so many requests a minute, or none.
 //!
 //! Pure and in memory: requests and time come in. A restart begins with a good opinion, and so does a change of the
 //! subscription, by which an owner can say that the endpoint is mended.
 
 use std::time::Duration;
 
+use crate::pace::{Pace, PaceSource, Pacing};
 use crate::retry::Outcome;
 use crate::time::Timestamp;
 
@@ -54,23 +56,71 @@ pub struct EndpointStatus {
     pub requests_in_flight: u32,
     /// Requests at once.
     pub requests_max: u32,
+    /// Requests a minute, whether or not that is the rule that holds back most.
+    pub pacing: Pacing,
 }
 
-/// What holds requests back.
+/// What holds requests back, that which does so most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     Free,
+    /// No request at all.
+    Paused(PaceSource),
     Probation(Rest),
     Congestion,
+    /// So many requests a minute.
+    Paced(PaceSource),
 }
 
 impl Rule {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Free => "free",
+            Self::Paused(_) => "paused",
             Self::Probation(_) => "probation",
             Self::Congestion => "congestion",
+            Self::Paced(_) => "paced",
         }
+    }
+
+    /// What it means, in a sentence for whoever asks why events wait.
+    pub fn detail(self) -> &'static str {
+        match self {
+            Self::Free => "Nothing holds deliveries back.",
+            Self::Paused(PaceSource::Operator) => {
+                "The operator paused it: no attempt starts before it is resumed. Events wait, and their time to live goes on."
+            }
+            Self::Paused(PaceSource::Consent) => {
+                "The endpoint has not consented: nothing is sent to it before it does. Events wait, and their time to live goes on."
+            }
+            Self::Paused(PaceSource::Endpoint) => {
+                "The endpoint allows a rate of 0: nothing is sent to it. Events wait, and their time to live goes on."
+            }
+            Self::Probation(_) => "The endpoint failed ten times in a row: nothing is sent to it until then.",
+            Self::Congestion => {
+                "The endpoint timed out or answered 408, 429 or 503: fewer requests at once until it copes."
+            }
+            Self::Paced(PaceSource::Operator) => "The operator's cap: requests are spaced to keep to it.",
+            Self::Paced(PaceSource::Endpoint | PaceSource::Consent) => {
+                "The rate that the endpoint allowed when it consented: requests are spaced to keep to it."
+            }
+        }
+    }
+}
+
+impl EndpointStatus {
+    /// The same, of an endpoint that is posted to at this pace. A pause outdoes everything; a rate is named where
+    /// no request waits for something else.
+    #[must_use]
+    pub fn under(self, pacing: Pacing) -> Self {
+        let is_full = self.requests_max <= self.requests_in_flight;
+        let rule = match (pacing.pace, self.rule) {
+            (Pace::Paused, _) => Rule::Paused(pacing.source),
+            (Pace::PerMinute(_), Rule::Free) => Rule::Paced(pacing.source),
+            (Pace::PerMinute(_), Rule::Congestion) if !is_full => Rule::Paced(pacing.source),
+            (_, rule) => rule,
+        };
+        Self { rule, pacing, ..self }
     }
 }
 
@@ -165,6 +215,7 @@ impl EndpointHealth {
             failures_in_a_row: self.failures,
             requests_in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
             requests_max: self.limit,
+            pacing: Pacing::FREE,
         }
     }
 }
@@ -271,5 +322,27 @@ mod tests {
         assert_eq!(health.status(0).rule, Rule::Free);
         health.ended(101, 101, answered(500), at(100));
         assert_eq!(health.status(0).requests_max, MAX, "an error is no sign of too much");
+    }
+
+    #[test]
+    fn the_rule_that_holds_back_most_is_the_one_that_is_shown() {
+        let paused = Pacing::by(Pace::Paused, PaceSource::Operator);
+        let slow = Pacing::by(Pace::per_minute(6), PaceSource::Endpoint);
+        let check = |health: &EndpointHealth, in_flight, pacing, rule| {
+            let status = health.status(in_flight).under(pacing);
+            assert_eq!((status.rule, status.pacing), (rule, pacing));
+        };
+        let well = EndpointHealth::new(MAX);
+        check(&well, 0, Pacing::FREE, Rule::Free);
+        check(&well, 0, slow, Rule::Paced(PaceSource::Endpoint));
+        check(&well, 0, paused, Rule::Paused(PaceSource::Operator));
+        let congested = failed(1, answered(503));
+        check(&congested, 0, Pacing::FREE, Rule::Congestion);
+        check(&congested, 0, slow, Rule::Paced(PaceSource::Endpoint));
+        check(&congested, MAX as usize / 2, slow, Rule::Congestion);
+        let resting = failed(10, answered(404));
+        let rest = resting.rest().expect("it failed often enough");
+        check(&resting, 0, slow, Rule::Probation(rest));
+        check(&resting, 0, paused, Rule::Paused(PaceSource::Operator));
     }
 }

@@ -1,7 +1,8 @@
 //! How fast one subscription's endpoint may be posted to.
 //!
 //! An endpoint says so when it consents (`WebHook-Allowed-Rate`, in requests a minute), and before it consents
-//! nothing may be sent at all. A [`Pace`] is that rule; a [`Pacer`] keeps to it. Pure: the time comes in.
+//! nothing may be sent at all. The operator may say so too, or pause it. A [`Pace`] is such a rule, a [`Pacing`] the
+//! strictest of them and whose it is; a [`Pacer`] keeps to it. Pure: the time comes in.
 //!
 //! Requests are spaced evenly instead of counted by the minute: a count that starts anew would let two minutes'
 //! worth through around the turn of the minute. The spaces are a little longer than the rate asks for
@@ -24,8 +25,8 @@ pub enum Pace {
     Free,
     /// So many requests in any minute.
     PerMinute(NonZeroU32),
-    /// None at all: the endpoint has not consented yet, or allows a rate of 0. Events wait, and their time to live
-    /// goes on.
+    /// None at all: the operator paused it, or the endpoint has not consented yet or allows a rate of 0. Events wait,
+    /// and their time to live goes on.
     Paused,
 }
 
@@ -57,6 +58,47 @@ impl Pace {
             (Self::Paused, _) | (_, Self::Paused) => Self::Paused,
             (Self::PerMinute(one), Self::PerMinute(other)) => Self::PerMinute(one.min(other)),
         }
+    }
+}
+
+/// Whose word a pace is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PaceSource {
+    /// What the endpoint allowed when it consented.
+    Endpoint,
+    /// That the endpoint has not consented.
+    Consent,
+    Operator,
+}
+
+impl PaceSource {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Endpoint => "endpoint",
+            Self::Consent => "consent",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// The pace that holds, and by whose word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pacing {
+    pub pace: Pace,
+    pub source: PaceSource,
+}
+
+impl Pacing {
+    pub const FREE: Self = Self::by(Pace::Free, PaceSource::Endpoint);
+
+    pub const fn by(pace: Pace, source: PaceSource) -> Self {
+        Self { pace, source }
+    }
+
+    /// The stricter of two; of equals the first.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        if self.pace.and(other.pace) == self.pace { self } else { other }
     }
 }
 
@@ -148,6 +190,30 @@ mod tests {
         ] {
             assert_eq!(one.and(other), both);
             assert_eq!(other.and(one), both);
+        }
+    }
+
+    #[test]
+    fn the_stricter_pace_is_the_one_that_is_named() {
+        use PaceSource::{Consent, Endpoint, Operator};
+        let (slow, fast) = (Pace::per_minute(1), Pace::per_minute(60));
+        for (operator, endpoint, expected) in [
+            (Pacing::by(Pace::Free, Operator), Pacing::FREE, Pacing::by(Pace::Free, Operator)),
+            (Pacing::by(slow, Operator), Pacing::by(fast, Endpoint), Pacing::by(slow, Operator)),
+            (Pacing::by(fast, Operator), Pacing::by(slow, Endpoint), Pacing::by(slow, Endpoint)),
+            (
+                Pacing::by(fast, Operator),
+                Pacing::by(Pace::Paused, Consent),
+                Pacing::by(Pace::Paused, Consent),
+            ),
+            // Whoever resumes it is told next that the consent is missing.
+            (
+                Pacing::by(Pace::Paused, Operator),
+                Pacing::by(Pace::Paused, Consent),
+                Pacing::by(Pace::Paused, Operator),
+            ),
+        ] {
+            assert_eq!(operator.and(endpoint), expected);
         }
     }
 

@@ -16,7 +16,7 @@ use subtle::ConstantTimeEq;
 use crate::event::{DeliverySchema, Event, InputSchema};
 use crate::filter::{FilterSpec, MatchSet, Matcher};
 use crate::ids::{Slot, SubscriptionNumber, TopicNumber};
-use crate::pace::Pace;
+use crate::pace::{Pace, Pacing};
 use crate::patience::DeadLetterPolicy;
 use crate::publish::{self, InputMapping};
 use crate::retry::{RetryPolicy, Tier};
@@ -182,8 +182,8 @@ pub struct QueuePolicy {
     pub time_to_live: Duration,
     /// Where there is a dead-letter destination: how events that are given up wait for it.
     pub dead_letter: Option<DeadLetterPolicy>,
-    /// How fast the endpoint may be posted to; of no meaning to pull.
-    pub pace: Pace,
+    /// How fast the endpoint may be posted to, and by whose word; of no meaning to pull.
+    pub pacing: Pacing,
 }
 
 impl QueuePolicy {

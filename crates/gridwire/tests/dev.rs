@@ -16,6 +16,8 @@ mod faults;
 mod ladders;
 #[path = "dev/letters.rs"]
 mod letters;
+#[path = "dev/pause.rs"]
+mod pause;
 #[path = "dev/probation.rs"]
 mod probation;
 #[path = "dev/signatures.rs"]

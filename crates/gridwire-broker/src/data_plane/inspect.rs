@@ -2,13 +2,15 @@
 //! is treated. What became of all its events is in [`books`].
 
 use gridwire_core::api_error::{ApiError, ErrorCode};
-use gridwire_core::endpoint::Rule;
+use gridwire_core::endpoint::{EndpointStatus, Rule};
 use gridwire_core::event::Event;
 use gridwire_core::ids::Offset;
+use gridwire_core::pace::{Pace, Pacing};
 use gridwire_core::routing::SubscriptionRoute;
 use gridwire_http::Response;
 use http::StatusCode;
 use http::request::Parts;
+use serde_json::Value;
 
 use super::address::{self, Inspected};
 use super::books;
@@ -54,39 +56,40 @@ async fn endpoint(broker: &Broker, route: &SubscriptionRoute) -> Result<Response
         let message = "The event subscription has no endpoint: its events are received.";
         return Err(ApiError::new(ErrorCode::NotFound, message));
     };
-    let (detail, until, outcome) = match endpoint.rule {
-        Rule::Free => ("Nothing holds deliveries back.", None, None),
-        Rule::Probation(rest) if route.forward.is_some() => (
-            "Forwarding failed ten times in a row: nothing is forwarded until then.",
-            Some(rest.until.to_string()),
-            Some(rest.outcome),
-        ),
-        Rule::Congestion if route.forward.is_some() => (
-            "This broker's store was full or busy: fewer events are forwarded at once until it copes.",
-            None,
-            None,
-        ),
-        Rule::Probation(rest) => (
-            "The endpoint failed ten times in a row: nothing is sent to it until then.",
-            Some(rest.until.to_string()),
-            Some(rest.outcome),
-        ),
-        Rule::Congestion => (
-            "The endpoint timed out or answered 408, 429 or 503: fewer requests at once until it copes.",
-            None,
-            None,
-        ),
+    Ok(gridwire_http::json(StatusCode::OK, shown(&endpoint, route.forward.is_some()).to_string()))
+}
+
+/// `forwards`: the endpoint is a topic of this broker.
+fn shown(endpoint: &EndpointStatus, forwards: bool) -> Value {
+    let detail = match endpoint.rule {
+        Rule::Probation(_) if forwards => {
+            "Forwarding failed ten times in a row: nothing is forwarded until then."
+        }
+        Rule::Congestion if forwards => {
+            "This broker's store was full or busy: fewer events are forwarded at once until it copes."
+        }
+        rule => rule.detail(),
     };
-    let shown = serde_json::json!({
+    let (until, outcome) = match endpoint.rule {
+        Rule::Probation(rest) => (Some(rest.until.to_string()), Some(rest.outcome)),
+        Rule::Free | Rule::Paused(_) | Rule::Congestion | Rule::Paced(_) => (None, None),
+    };
+    let (rate, by) = match endpoint.pacing {
+        Pacing { pace: Pace::Free, .. } => (None, None),
+        Pacing { pace: Pace::Paused, source } => (Some(0), Some(source.as_str())),
+        Pacing { pace: Pace::PerMinute(rate), source } => (Some(rate.get()), Some(source.as_str())),
+    };
+    serde_json::json!({
         "rule": endpoint.rule.as_str(),
         "detail": detail,
         "until": until,
         "lastOutcome": outcome,
+        "requestsPerMinute": rate,
+        "paceBy": by,
         "failuresInARow": endpoint.failures_in_a_row,
         "requestsInFlight": endpoint.requests_in_flight,
         "requestsMax": endpoint.requests_max,
-    });
-    Ok(gridwire_http::json(StatusCode::OK, shown.to_string()))
+    })
 }
 
 /// Its latest deliveries, those after `after`.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use gridwire_core::api_error::ErrorCode;
 use gridwire_core::endpoint::Rule;
+use gridwire_core::pace::Pace;
 use gridwire_core::shard::QueueStatus;
 use gridwire_store::LogHealth;
 
@@ -204,7 +205,7 @@ pub(super) const PER_SUBSCRIPTION: [PerSubscription; 11] = [
     ),
 ];
 
-pub(super) const PER_QUEUE: [PerQueue; 10] = [
+pub(super) const PER_QUEUE: [PerQueue; 12] = [
     (
         counter(
             "gridwire_delivery_events_delivered_total",
@@ -300,6 +301,29 @@ pub(super) const PER_QUEUE: [PerQueue; 10] = [
             "",
         ),
         |queue| queue.endpoint.map_or(0, |endpoint| endpoint.requests_max.into()),
+    ),
+    (
+        family(
+            "gauge",
+            "gridwire_delivery_endpoint_paused",
+            SUBSCRIPTION,
+            "1 while nothing is sent to the endpoint, because the operator paused it, it has not consented, or it allows a rate of 0.",
+            "",
+        ),
+        |queue| u64::from(queue.endpoint.is_some_and(|endpoint| matches!(endpoint.rule, Rule::Paused(_)))),
+    ),
+    (
+        family(
+            "gauge",
+            "gridwire_delivery_endpoint_requests_per_minute_max",
+            SUBSCRIPTION,
+            "Requests a minute by the operator's cap or the rate that the endpoint allows, whichever is lower; 0 without either, and while it is paused.",
+            "",
+        ),
+        |queue| match queue.endpoint.map(|endpoint| endpoint.pacing.pace) {
+            Some(Pace::PerMinute(rate)) => rate.get().into(),
+            Some(Pace::Free | Pace::Paused) | None => 0,
+        },
     ),
 ];
 

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use gridwire_core::event::DeliverySchema;
 use gridwire_core::filter::FilterSpec;
 use gridwire_core::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
-use gridwire_core::pace::Pace;
+use gridwire_core::pace::Pacing;
 use gridwire_core::retry::{RetryPolicy, Tier};
 use gridwire_core::routing::{
     BoxFuture, DeliveryMode, QueuePolicy, RoutingTable, SubscriptionRoute, TopicKind, Webhook,
@@ -330,7 +330,7 @@ pub(crate) fn subscription(number: u32, url: &str, schema: DeliverySchema) -> Ar
             attempts_max: 30,
             time_to_live: Duration::from_secs(86_400),
             dead_letter: None,
-            pace: Pace::Free,
+            pacing: Pacing::FREE,
         },
         webhook: Some(Webhook {
             url: url.to_owned(),

@@ -44,7 +44,7 @@ impl Grid {
 
     /// How fast the endpoint is posted to, as the broker was told.
     fn pace(&self) -> Pace {
-        self.port.latest().subscriptions()[0].policy.pace
+        self.port.latest().subscriptions()[0].policy.pacing.pace
     }
 }
 

@@ -99,7 +99,7 @@ impl Queue {
             number: input.number,
             topic: input.topic,
             slot: input.slot,
-            pacer: Pacer::new(input.policy.pace),
+            pacer: Pacer::new(input.policy.pacing.pace),
             policy: input.policy,
             expiry_from,
             dead_letter_delay,
@@ -159,8 +159,8 @@ impl Queue {
 
     pub(super) fn configure(&mut self, policy: QueuePolicy, now: Timestamp, out: &mut Output) {
         let changed_mode = std::mem::discriminant(&self.policy.mode) != std::mem::discriminant(&policy.mode);
-        if self.policy.pace != policy.pace {
-            self.pacer.change(policy.pace, now);
+        if self.policy.pacing.pace != policy.pacing.pace {
+            self.pacer.change(policy.pacing.pace, now);
         }
         self.policy = policy;
         // Whoever changes a subscription may have mended its endpoint, or chosen another.
@@ -187,7 +187,7 @@ impl Queue {
     /// How the endpoint of a push subscription is treated.
     pub(super) fn endpoint(&self) -> Option<EndpointStatus> {
         let pushes = matches!(self.policy.mode, DeliveryMode::Push { .. });
-        pushes.then(|| self.endpoint.status(self.in_flight.requests()))
+        pushes.then(|| self.endpoint.status(self.in_flight.requests()).under(self.policy.pacing))
     }
 
     /// Dead letters that wait for their destination or are being written.
@@ -257,7 +257,7 @@ impl Queue {
     /// When the pace lets the next attempt start, if one waits for that.
     fn pace_due(&self) -> Option<Timestamp> {
         let pushes = matches!(self.policy.mode, DeliveryMode::Push { .. });
-        let paced = pushes && matches!(self.policy.pace, Pace::PerMinute(_));
+        let paced = pushes && matches!(self.policy.pacing.pace, Pace::PerMinute(_));
         let waits = paced && self.has_room() && self.peek_next().is_some();
         waits.then(|| self.pacer.ready_at())
     }

@@ -9,7 +9,7 @@ use crate::frame::{FrameBuilder, FrameDraft};
 use crate::ids::Lsn;
 use crate::limits;
 use crate::lock_token::LockToken;
-use crate::pace::Pace;
+use crate::pace::Pacing;
 use crate::patience::DeadLetterPolicy;
 use crate::retry::{Outcome, RetryPolicy, Tier};
 use crate::routing::{DeliveryMode, QueuePolicy};
@@ -52,7 +52,7 @@ fn pull() -> QueuePolicy {
         attempts_max: 3,
         time_to_live: DAY,
         dead_letter: None,
-        pace: Pace::Free,
+        pacing: Pacing::FREE,
     }
 }
 

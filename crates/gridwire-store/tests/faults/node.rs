@@ -12,7 +12,7 @@ use gridwire_core::filter::MatchSet;
 use gridwire_core::frame::{FrameBuilder, FrameDraft};
 use gridwire_core::ids::{Lsn, Offset, ShardId, Slot, StateSeq, SubscriptionNumber, TopicNumber};
 use gridwire_core::lock_token::LockToken;
-use gridwire_core::pace::Pace;
+use gridwire_core::pace::Pacing;
 use gridwire_core::patience::DeadLetterPolicy;
 use gridwire_core::retry::Tier;
 use gridwire_core::routing::{DeliveryMode, QueuePolicy};
@@ -67,7 +67,7 @@ impl Sub {
             attempts_max: 3,
             time_to_live: Duration::from_secs(7 * 24 * 3600),
             dead_letter: self.dead_letter.then(|| DeadLetterPolicy::documented(Tier::Namespace)),
-            pace: Pace::Free,
+            pacing: Pacing::FREE,
         }
     }
 }

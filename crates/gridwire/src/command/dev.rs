@@ -201,6 +201,9 @@ fn show_outlook(outlook: &Value, output: Output) -> anyhow::Result<()> {
             count("available"),
             count("waiting"),
         ))?;
+        if !subscription["heldBy"].is_null() {
+            output.line(format_args!("  {}: {}", count("heldBy"), count("detail")))?;
+        }
         for event in subscription["events"].as_array().into_iter().flatten() {
             let value = |name: &str| text(&event[name]);
             output.line(format_args!(

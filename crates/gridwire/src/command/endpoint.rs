@@ -33,6 +33,11 @@ fn describe(status: &Value) -> Vec<String> {
     if !status["until"].is_null() {
         lines.push(format!("  until {}, after {}", text("until"), text("lastOutcome")));
     }
+    if let (Some(rate), Some(by)) = (status["requestsPerMinute"].as_u64(), status["paceBy"].as_str())
+        && 0 < rate
+    {
+        lines.push(format!("  requests a minute: at most {rate}, by the {}", printable(by)));
+    }
     lines.push(format!(
         "  requests in flight: {} of at most {}; failures in a row: {}",
         text("requestsInFlight"),
@@ -59,5 +64,12 @@ mod tests {
         status["lastOutcome"] = "Busy".into();
         let until = "  until 2026-11-22T20:19:38.054Z, after Busy";
         assert_eq!(describe(&status), ["probation: Nothing.", until, free]);
+        status["requestsPerMinute"] = 300.into();
+        status["paceBy"] = "operator".into();
+        let pace = "  requests a minute: at most 300, by the operator";
+        assert_eq!(describe(&status), ["probation: Nothing.", until, pace, free]);
+        let paused = json!({ "rule": "paused", "detail": "It is.", "requestsPerMinute": 0, "paceBy": "operator",
+                             "failuresInARow": 0, "requestsInFlight": 1, "requestsMax": 64 });
+        assert_eq!(describe(&paused), ["paused: It is.", free]);
     }
 }

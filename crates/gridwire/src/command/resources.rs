@@ -2,6 +2,7 @@
 
 mod domain;
 mod signing;
+mod throttle;
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
@@ -126,6 +127,35 @@ opened, within ten minutes. This sends it a new one. A rate that it allows is as
     Revalidate {
         /// `orders/billing`, `shop/jobs/push` in a namespace, or `domain:malls/north/billing`
         subscription: String,
+    },
+    /// Start no delivery to the endpoint any more, until it is resumed
+    #[command(after_help = "\
+Attempts in flight end; events wait, retries too, and their time to live goes on. A pause outlives restarts and PUTs of
+the subscription. While it lasts, `gridwire subscription endpoint` shows the rule `paused`.")]
+    Pause {
+        /// `orders/billing`, `shop/jobs/push` in a namespace, or `domain:malls/north/billing`
+        subscription: String,
+    },
+    /// End a pause: everything whose time has come is delivered
+    Resume {
+        /// `orders/billing`, `shop/jobs/push` in a namespace, or `domain:malls/north/billing`
+        subscription: String,
+    },
+    /// Cap the requests to the endpoint
+    #[command(after_help = "\
+Examples:
+  gridwire subscription rate orders/billing --per-second 20
+  gridwire subscription rate orders/billing --per-second none
+
+Requests are counted, not events: with batching each carries several. They are spaced evenly. A rate that the endpoint
+allowed when it consented goes on to hold; the lower of the two is kept to. A cap outlives restarts and PUTs of the
+subscription.")]
+    Rate {
+        /// `orders/billing`, `shop/jobs/push` in a namespace, or `domain:malls/north/billing`
+        subscription: String,
+        /// A whole number up to 100000, or `none` to lift the cap
+        #[arg(long, value_name = "N", value_parser = throttle::parse_rate)]
+        per_second: throttle::Rate,
     },
     /// List, rotate and remove the keys that deliveries are signed with (Standard Webhooks)
     #[command(subcommand)]
@@ -371,6 +401,15 @@ pub(crate) async fn subscription(
                 output.line(awaits(&resource, subscription).unwrap_or(consented))?;
             }
             Ok(())
+        }
+        SubscriptionCommand::Pause { subscription } => {
+            throttle::run(subscription, "pause", None, &target, output).await
+        }
+        SubscriptionCommand::Resume { subscription } => {
+            throttle::run(subscription, "resume", None, &target, output).await
+        }
+        SubscriptionCommand::Rate { subscription, per_second } => {
+            throttle::run(subscription, "limitRate", Some(*per_second), &target, output).await
         }
         SubscriptionCommand::Signing(command) => signing(command, &target, output).await,
         SubscriptionCommand::Delete { subscription } => {

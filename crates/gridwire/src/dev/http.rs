@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use gridwire_broker::Remainder;
 use gridwire_core::api_error::{ApiError, ErrorCode};
+use gridwire_core::endpoint::Rule;
 use gridwire_core::fault_script::{FaultScript, Step};
 use gridwire_core::shard::{Waiting, Why};
 use gridwire_core::time::Timestamp;
@@ -144,6 +145,8 @@ fn remainder(remainder: &Remainder) -> Value {
         "expired": totals.expired,
         "dropped": totals.dropped,
         "available": queue.available,
+        "heldBy": queue.held_by.map(Rule::as_str),
+        "detail": queue.held_by.map(Rule::detail),
         "moreBehind": queue.behind,
         "waiting": queue.waiting,
         "nextDue": written(queue.next_due),

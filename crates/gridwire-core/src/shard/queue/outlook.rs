@@ -2,7 +2,7 @@
 //! for what and until when. This is how a test knows that nothing more will happen by itself.
 
 use super::{Cursor, DeadLetterReason, Held, Queue};
-use crate::endpoint::Rest;
+use crate::endpoint::{Rest, Rule};
 use crate::ids::{Offset, SubscriptionNumber, TopicNumber};
 use crate::limits;
 use crate::routing::DeliveryMode;
@@ -46,8 +46,11 @@ pub struct QueueOutlook {
     pub totals: Totals,
     /// Something goes on by itself, now: attempts, scans, dead letters, or what is due.
     pub moving: bool,
-    /// Events that wait for no time but for somebody: a receiver, or room among the events in trouble.
+    /// Events that wait for no time of their own but for somebody: a receiver, room among the events in trouble, their
+    /// turn at the endpoint's pace, or whoever ends its pause.
     pub available: usize,
+    /// What holds the endpoint's events back, if anything does.
+    pub held_by: Option<Rule>,
     /// There may be more of those behind the cursor.
     pub behind: bool,
     /// Events that wait for a later time.
@@ -64,14 +67,15 @@ impl Queue {
     pub(in crate::shard) fn outlook(&self, end: u64, tail: u64, now: Timestamp) -> QueueOutlook {
         let soonest = self.soonest(end, now);
         let waiting = soonest.len();
-        let ready = if self.resting(now).is_some() { 0 } else { self.ready_before(end) };
+        let available = if self.resting(now).is_some() { 0 } else { self.available(end, now) };
         let behind = matches!(self.cursor, Cursor::Behind(from) if from < end);
         QueueOutlook {
             subscription: self.number,
             topic: self.topic,
             totals: self.state.totals,
             moving: self.moves(end, tail, now),
-            available: ready,
+            available,
+            held_by: self.endpoint().map(|endpoint| endpoint.rule).filter(|rule| *rule != Rule::Free),
             behind,
             waiting,
             soonest: soonest.into_iter().take(NAMED_MAX).collect(),
@@ -100,6 +104,14 @@ impl Queue {
     fn resting(&self, now: Timestamp) -> Option<Rest> {
         let pushes = matches!(self.policy.mode, DeliveryMode::Push { .. });
         self.endpoint.rest().filter(|rest| pushes && now < rest.until)
+    }
+
+    /// Events before `end` that could be delivered, were it not for somebody. A retry whose time has come is one of
+    /// them while the pace is all it waits for.
+    fn available(&self, end: u64, now: Timestamp) -> usize {
+        let pushes = matches!(self.policy.mode, DeliveryMode::Push { .. });
+        let retries = if pushes && !self.pacer.may_start(now) { self.again.range(..end).count() } else { 0 };
+        self.ready_before(end) + retries
     }
 
     fn ready_before(&self, end: u64) -> usize {
@@ -159,7 +171,7 @@ mod tests {
     use super::super::{QueueState, SubscribeInput};
     use super::*;
     use crate::ids::Slot;
-    use crate::pace::Pace;
+    use crate::pace::Pacing;
     use crate::patience::DeadLetterPolicy;
     use crate::retry::{Outcome, RetryPolicy, Tier};
     use crate::routing::QueuePolicy;
@@ -185,7 +197,7 @@ mod tests {
                 attempts_max: 30,
                 time_to_live: Duration::from_secs(86_400),
                 dead_letter: Some(DeadLetterPolicy::documented(Tier::Basic)),
-                pace: Pace::Free,
+                pacing: Pacing::FREE,
             };
             let input = SubscribeInput {
                 number: SubscriptionNumber(1),

@@ -1,10 +1,25 @@
-//! What an endpoint allows: how fast it is posted to, and that it is not while it has not consented.
+//! How fast an endpoint is posted to, by its own word or the operator's, and that it is not while it has not
+//! consented or is paused.
 
 use super::*;
-use crate::pace::Pace;
+use crate::endpoint::Rule;
+use crate::pace::{Pace, PaceSource};
 
 fn paced(pace: Pace) -> QueuePolicy {
-    QueuePolicy { pace, ..push() }
+    QueuePolicy { pacing: Pacing::by(pace, PaceSource::Endpoint), ..push() }
+}
+
+fn paused() -> QueuePolicy {
+    QueuePolicy { pacing: Pacing::by(Pace::Paused, PaceSource::Operator), ..push() }
+}
+
+fn rule(driver: &Driver) -> Rule {
+    let status = driver.shard.status().pop().expect("the subscription");
+    status.endpoint.expect("it is pushed").rule
+}
+
+fn outlook(driver: &Driver) -> QueueOutlook {
+    driver.shard.outlook(driver.now, |_| Some(Offset(driver.end()))).pop().expect("the subscription")
 }
 
 /// Lets every attempt succeed at once until `end`, and says when each one started, in seconds.
@@ -84,4 +99,50 @@ fn a_pause_does_not_recall_what_is_under_way() {
     driver.policy = push();
     driver.subscribe();
     assert_eq!(driver.attempts().iter().map(|(_, attempt, _)| *attempt).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn an_operators_cap_is_kept_to_within_a_hundredth() {
+    for per_second in [1_u32, 7, 50, 900, 5_000] {
+        let cap = Pacing::by(Pace::per_minute(60 * per_second), PaceSource::Operator);
+        let mut driver = Driver::new(QueuePolicy { pacing: cap, ..push() });
+        // Ten seconds' worth, and what starts with the first second.
+        let count = u64::from(10 * per_second);
+        driver.publish(usize::try_from(count).unwrap() + 1);
+        assert_eq!(rule(&driver), Rule::Paced(PaceSource::Operator));
+        let mut started = 0;
+        while driver.now < at(10) {
+            for (offset, _, id) in driver.attempts() {
+                started += 1;
+                driver.outcome(offset, id, Outcome::Accepted);
+            }
+            let due = driver.shard.next_due().min(at(10));
+            driver.advance_to(due);
+        }
+        let enough = count - count / 100;
+        assert!((enough..=count).contains(&started), "{per_second} a second: {started} in ten");
+    }
+}
+
+#[test]
+fn a_paused_retry_waits_and_starts_when_the_pause_ends() {
+    let mut driver = Driver::new(push());
+    driver.publish(1);
+    let [(offset, _, id)] = driver.attempts()[..] else { panic!("one attempt") };
+    driver.policy = paused();
+    driver.subscribe();
+    assert!(outlook(&driver).moving, "what is in flight ends");
+    driver.outcome(offset, id, failed(500));
+    driver.publish(1);
+    driver.advance_to(at(60));
+    let waiting = outlook(&driver);
+    assert_eq!((waiting.moving, waiting.available, waiting.waiting), (false, 2, 0));
+    assert_eq!(waiting.held_by, Some(Rule::Paused(PaceSource::Operator)));
+
+    driver.restart();
+    assert_eq!((driver.attempts(), outlook(&driver).available), (vec![], 2));
+    driver.policy = push();
+    driver.subscribe();
+    assert_eq!(driver.attempts().iter().map(|(_, attempt, _)| *attempt).collect::<Vec<_>>(), [2, 1]);
+    assert_eq!(outlook(&driver).held_by, None);
 }
