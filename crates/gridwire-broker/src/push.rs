@@ -41,7 +41,7 @@ use rustls_pki_types::CertificateDer;
 
 pub(crate) use dispatcher::{Attempt, AttemptKey, Dispatcher, Finished, Forwarder};
 use judge::Network;
-pub(crate) use tls::Tls;
+pub(crate) use tls::{Terms, Tls};
 
 /// How webhooks are called.
 #[derive(Clone, Debug)]

@@ -25,6 +25,10 @@ pub(crate) const LOCATION_CHARS_MAX: usize = 64;
 
 /// Bytes of a webhook's URL: room for long secrets in the query, still one header line for any proxy.
 pub(crate) const ENDPOINT_URL_BYTES_MAX: usize = 4096;
+/// Bytes of a certificate bundle or key in PEM, and certificates of a bundle: a chain has two to four, and a company's
+/// authorities are a dozen. Connections are set up with all of them.
+pub(crate) const PEM_BYTES_MAX: usize = 64 << 10;
+pub(crate) const CERTIFICATES_MAX: usize = 32;
 /// Custom headers of one subscription, and bytes of a static value (service limits).
 pub(crate) const DELIVERY_ATTRIBUTES_MAX: usize = 10;
 pub(crate) const DELIVERY_ATTRIBUTE_BYTES_MAX: usize = 4096;

@@ -33,6 +33,7 @@ const WRITTEN_BY_US: &[&str] = &[
     "lettersAt",
     "metricResourceId",
     "privateEndpointConnections",
+    "tls",
     "topic",
     "topicsConfiguration",
     "topicSpacesConfiguration",

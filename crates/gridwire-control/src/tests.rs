@@ -15,6 +15,7 @@ mod routes;
 mod signing;
 mod strictness;
 mod throttle;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

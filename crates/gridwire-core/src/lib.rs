@@ -32,4 +32,5 @@ pub mod secret;
 pub mod shard;
 pub mod signing;
 pub mod time;
+pub mod tls_identity;
 mod varint;

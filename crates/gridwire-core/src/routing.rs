@@ -22,6 +22,7 @@ use crate::publish::{self, InputMapping};
 use crate::retry::{RetryPolicy, Tier};
 use crate::secret::Secret;
 use crate::signing::SigningKey;
+use crate::tls_identity::TlsIdentity;
 
 pub use domain_topics::{DomainTopicRoute, DomainTopics};
 
@@ -233,6 +234,8 @@ pub struct Webhook {
     pub signing: Vec<SigningKey>,
     /// Every request carries a bearer token for this.
     pub token: Option<TokenAudience>,
+    /// Its own terms for connections; without them, the server's.
+    pub tls: Option<Arc<TlsIdentity>>,
 }
 
 /// Whom a bearer token is for, as a protected webhook's destination names it.
@@ -266,7 +269,10 @@ impl fmt::Debug for AttributeSource {
 impl Webhook {
     /// Whether who consented to this one has consented to the other: it is the same endpoint, asked in the same way.
     pub fn asks_as(&self, other: &Self) -> bool {
-        self.url == other.url && self.schema == other.schema && self.token == other.token
+        self.url == other.url
+            && self.schema == other.schema
+            && self.token == other.token
+            && self.tls == other.tls
     }
 }
 

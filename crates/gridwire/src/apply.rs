@@ -5,6 +5,8 @@
 //! namespaces with topics with event subscriptions. What it does not name is left alone; nothing is deleted.
 //! Applying it again changes nothing.
 
+mod certificates;
+
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -274,6 +276,12 @@ async fn with_secrets(wanted: &Wanted, mut current: Value, management: &Manageme
             && let Ok(attributes) = management.act(&wanted.id, "getDeliveryAttributes").await
         {
             properties.insert(ATTRIBUTES.to_owned(), attributes["value"].clone());
+        }
+        let at = format!("{place}/properties");
+        if let (Some(Value::Object(wanted)), Some(Value::Object(current))) =
+            (wanted.body.pointer(&at), current.pointer_mut(&at))
+        {
+            certificates::recognise(wanted, current);
         }
     }
     current

@@ -18,6 +18,8 @@ mod ladders;
 mod letters;
 #[path = "dev/pause.rs"]
 mod pause;
+#[path = "dev/private_tls.rs"]
+mod private_tls;
 #[path = "dev/probation.rs"]
 mod probation;
 #[path = "dev/signatures.rs"]

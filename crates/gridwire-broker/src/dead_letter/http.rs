@@ -24,7 +24,7 @@ use rustls_pki_types::ServerName;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::push::Tls;
+use crate::push::{Terms, Tls};
 
 /// How long a call may take, waiting for its turn and connecting included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -177,7 +177,7 @@ impl Inner {
         let stream: Box<dyn Stream> = if https {
             let name = ServerName::try_from(host.to_owned())
                 .map_err(|error| connecting(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-            self.tls.connect(name, stream).await.map_err(connecting)?
+            self.tls.connect(&Terms::default(), name, stream).await.map_err(connecting)?
         } else {
             stream
         };

@@ -30,7 +30,7 @@ use super::PushOptions;
 use super::endpoint::{EndpointKey, Host};
 use super::judge::judge_connection;
 use super::request::Outgoing;
-use super::tls::Tls;
+use super::tls::{self, Terms, Tls};
 
 /// Look-ups of one name at once: resolvers run on a shared pool of threads, and a name server that does not
 /// answer must not take all of it.
@@ -77,6 +77,17 @@ pub(crate) enum SendFailure {
     NotSent(Box<Outgoing>),
     /// The other side may have seen it.
     CutOff,
+    /// It said that it will have no session with us.
+    Refused,
+}
+
+impl SendFailure {
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self {
+            Self::NotSent(_) | Self::CutOff => Outcome::Unreachable,
+            Self::Refused => Outcome::TlsFailed,
+        }
+    }
 }
 
 impl<'c> Deadline<'c> {
@@ -118,6 +129,7 @@ impl Client {
     pub(crate) async fn connect(
         &self,
         key: &EndpointKey,
+        terms: &Terms,
         lookups: &Semaphore,
         deadline: &mut Deadline<'_>,
     ) -> Result<Connection, Outcome> {
@@ -125,7 +137,7 @@ impl Client {
         let plain = deadline.race(self.reach(&addresses)).await.ok_or(Outcome::TimedOut)?;
         let mut stream = plain.ok_or(Outcome::Unreachable)?;
         if key.https {
-            let session = deadline.race(self.tls.connect(key.server_name(), stream)).await;
+            let session = deadline.race(self.tls.connect(terms, key.server_name(), stream)).await;
             stream = match session {
                 Some(Ok(session)) => session,
                 Some(Err(error)) => {
@@ -223,6 +235,7 @@ impl Connection {
         let answer = self.sender.try_send_request(request);
         match drive(&mut self.driver, answer).await {
             Ok(response) => Ok(response),
+            Err(error) if tls::was_refused(error.error()) => Err(SendFailure::Refused),
             Err(mut error) => Err(match error.take_message() {
                 Some(request) => SendFailure::NotSent(Box::new(request)),
                 None => SendFailure::CutOff,

@@ -21,6 +21,7 @@ use gridwire_core::fault_script::FaultScript;
 use gridwire_core::ids::{Offset, SubscriptionNumber};
 use gridwire_core::retry::Outcome;
 use gridwire_core::routing::{Consent, ForwardTarget, Handshake, HandshakeError, SubscriptionRoute};
+use gridwire_core::tls_identity::TlsIdentity;
 use gridwire_outside::{Clock, Net, Rng};
 use http::uri::PathAndQuery;
 use tokio::sync::mpsc;
@@ -35,6 +36,7 @@ use super::client::Client;
 use super::endpoint::{Endpoint, EndpointKey};
 use super::faults::{Faults, Met, REORDER_PATIENCE};
 use super::handshake::{Handshakes, origin_header};
+use super::tls::Terms;
 use super::tokens::Tokens;
 
 /// Subscriptions that are remembered before the first look for removed ones.
@@ -93,10 +95,13 @@ pub(crate) struct Dispatcher {
     faults: Option<Faults>,
 }
 
+/// Who shares connections: those who call the same endpoint and have the same terms for it.
+type PoolKey = (EndpointKey, Option<Arc<TlsIdentity>>);
+
 #[derive(Debug)]
 struct Routes {
     by_subscription: HashMap<SubscriptionNumber, Known>,
-    pools: HashMap<EndpointKey, Weak<Pool>>,
+    pools: HashMap<PoolKey, Weak<Pool>>,
     /// When this many subscriptions are known, removed ones are forgotten.
     prune_at: usize,
 }
@@ -293,9 +298,11 @@ impl Dispatcher {
                 return None;
             }
         };
-        let pool = routes.pools.get(&endpoint.key).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let pool = Arc::new(Pool::new(endpoint.key.clone(), Arc::clone(&self.shared)));
-            routes.pools.insert(endpoint.key, Arc::downgrade(&pool));
+        let key = (endpoint.key, webhook.tls.clone());
+        let pool = routes.pools.get(&key).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let terms = Terms::of(key.1.clone());
+            let pool = Arc::new(Pool::new(key.0.clone(), terms, Arc::clone(&self.shared)));
+            routes.pools.insert(key, Arc::downgrade(&pool));
             pool
         });
         pool.join();

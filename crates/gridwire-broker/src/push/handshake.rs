@@ -15,7 +15,7 @@ use gridwire_core::pace::Pace;
 use gridwire_core::render;
 use gridwire_core::render::ValidationEvent;
 use gridwire_core::retry::Outcome;
-use gridwire_core::routing::{Consent, Handshake, HandshakeError, TokenAudience, TopicKind};
+use gridwire_core::routing::{Consent, Handshake, HandshakeError, TopicKind, Webhook};
 use gridwire_core::secret::Secret;
 use gridwire_core::signing;
 use gridwire_outside::{Clock, Rng};
@@ -27,6 +27,7 @@ use super::PushOptions;
 use super::client::{BodyEnd, Client, ReadBody};
 use super::endpoint::Endpoint;
 use super::request::{self, Outgoing};
+use super::tls::Terms;
 use super::tokens::Tokens;
 
 /// Tries when there is no answer, and the pause between them (`push-delivery` contract, section 2.1).
@@ -93,7 +94,7 @@ impl Handshakes {
         let mut tries = 1;
         let answer = loop {
             let request = self.request(handshake, &endpoint, &code);
-            match self.ask(&endpoint, request, handshake.webhook.token.as_ref()).await {
+            match self.ask(&endpoint, request, &handshake.webhook).await {
                 Ok(answer) => break answer,
                 Err(Outcome::TimedOut | Outcome::Unreachable) if tries < TRIES => tries += 1,
                 Err(Outcome::Forbidden) => {
@@ -193,17 +194,17 @@ impl Handshakes {
         &self,
         endpoint: &Endpoint,
         mut request: Outgoing,
-        audience: Option<&TokenAudience>,
+        webhook: &Webhook,
     ) -> Result<Answer, Outcome> {
-        if let Some(audience) = audience {
+        if let Some(audience) = &webhook.token {
             let bearer = self.tokens.bearer(audience).await?;
             request.headers_mut().insert(AUTHORIZATION, bearer);
         }
         let mut deadline = self.client.deadline();
-        let lookups = Semaphore::new(1);
-        let mut connection = self.client.connect(&endpoint.key, &lookups, &mut deadline).await?;
+        let (terms, lookups) = (Terms::of(webhook.tls.clone()), Semaphore::new(1));
+        let mut connection = self.client.connect(&endpoint.key, &terms, &lookups, &mut deadline).await?;
         let sent = deadline.race(connection.send(request)).await.ok_or(Outcome::TimedOut)?;
-        let (head, body) = sent.map_err(|_| Outcome::Unreachable)?.into_parts();
+        let (head, body) = sent.map_err(|failure| failure.outcome())?.into_parts();
         let reading = connection.read(body, limits::RESPONSE_BYTES_MAX);
         let body = deadline.race(reading).await.ok_or(Outcome::TimedOut)?;
         Ok(Answer { status: head.status, headers: head.headers, body })
@@ -216,7 +217,9 @@ impl Handshakes {
             }
             Outcome::Unreachable => "it refused or closed the connection".to_owned(),
             Outcome::Unresolved => "its name does not resolve".to_owned(),
-            Outcome::TlsFailed => "it has no TLS session with a trusted certificate to offer".to_owned(),
+            Outcome::TlsFailed => {
+                "it has no TLS session with a trusted certificate to offer, or refuses ours".to_owned()
+            }
             Outcome::Forbidden => "it may not be called".to_owned(),
             Outcome::NoToken => "no bearer token for it was to be had".to_owned(),
             Outcome::Accepted => "it answered".to_owned(),

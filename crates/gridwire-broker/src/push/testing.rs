@@ -19,11 +19,14 @@ use gridwire_core::routing::{
     BoxFuture, DeliveryMode, QueuePolicy, RoutingTable, SubscriptionRoute, TopicKind, Webhook,
 };
 use gridwire_core::time::Timestamp;
+use gridwire_core::tls_identity::ClientCertificate;
 use gridwire_outside::system::SystemNet;
 use gridwire_outside::{Listener, ManualClock, Net, SeededRng, Stream};
 use gridwire_store::Log;
 use gridwire_store::model::ModelLog;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -338,6 +341,7 @@ pub(crate) fn subscription(number: u32, url: &str, schema: DeliverySchema) -> Ar
             attributes: Vec::new(),
             signing: Vec::new(),
             token: None,
+            tls: None,
         }),
         forward: None,
         dead_letter: None,
@@ -364,13 +368,7 @@ impl Authority {
 
     /// A server that proves to be `name`.
     pub(super) fn acceptor(&self, name: &str, versions: TlsVersions, expired: bool) -> TlsAcceptor {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
-        if expired {
-            params.not_after = rcgen::date_time_ymd(2020, 1, 1);
-        }
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate").der().clone();
-        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+        let (certificate, key) = self.issue(name, expired);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
@@ -379,5 +377,37 @@ impl Authority {
             .with_single_cert(vec![certificate], key)
             .expect("a key that fits");
         TlsAcceptor::from(Arc::new(config))
+    }
+
+    /// The same, and it has no session with whoever does not prove to be of `clients`.
+    pub(super) fn demanding(&self, name: &str, versions: TlsVersions, clients: &Self) -> TlsAcceptor {
+        let (certificate, key) = self.issue(name, false);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(clients.certificate.clone()).expect("an authority");
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .expect("versions the provider has")
+            .with_client_cert_verifier(clients.build().expect("a verifier"))
+            .with_single_cert(vec![certificate], key)
+            .expect("a key that fits");
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    /// What a client shows to prove to be `name`.
+    pub(super) fn client(&self, name: &str) -> ClientCertificate {
+        let (certificate, key) = self.issue(name, false);
+        ClientCertificate { chain: vec![certificate.to_vec()], key: key.secret_der().to_vec() }
+    }
+
+    fn issue(&self, name: &str, expired: bool) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        if expired {
+            params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        }
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate").der().clone();
+        (certificate, PrivateKeyDer::try_from(key.serialize_der()).expect("a key"))
     }
 }

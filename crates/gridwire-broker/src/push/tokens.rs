@@ -19,6 +19,7 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use super::client::{BodyEnd, Client, Deadline};
 use super::endpoint::Endpoint;
+use super::tls::Terms;
 use super::{PushOptions, TokenIssuer, request};
 
 /// How long an issuer has for its answer, all in all. Whoever waits for it keeps a connection of an endpoint from
@@ -148,7 +149,11 @@ impl Tokens {
         request::add_header(request.headers_mut(), "accept", "application/json");
         let failed = |outcome: Outcome| format!("the issuer was not reached: {}", outcome.as_str());
         let lookups = Semaphore::new(1);
-        let mut connection = self.client.connect(&endpoint.key, &lookups, deadline).await.map_err(failed)?;
+        let mut connection = self
+            .client
+            .connect(&endpoint.key, &Terms::default(), &lookups, deadline)
+            .await
+            .map_err(failed)?;
         let sent =
             deadline.race(connection.send(request)).await.ok_or("the issuer did not answer in time")?;
         let (head, body) = sent.map_err(|_| "the issuer closed the connection")?.into_parts();

@@ -4,6 +4,7 @@ pub(super) mod attributes;
 pub(super) mod dead_letter;
 pub(super) mod destination;
 mod forward;
+pub(super) mod tls;
 pub(super) mod webhook;
 
 use gridwire_core::api_error::{ApiError, ErrorCode};

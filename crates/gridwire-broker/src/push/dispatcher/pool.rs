@@ -30,6 +30,7 @@ use crate::push::answer;
 use crate::push::client::{Client, Connection, Deadline, LOOKUPS_MAX, SendFailure};
 use crate::push::endpoint::EndpointKey;
 use crate::push::request::{self, Outgoing};
+use crate::push::tls::Terms;
 use crate::push::tokens::Tokens;
 
 /// A connection is not used beyond this age, so that a change of the endpoint's addresses is followed even
@@ -60,11 +61,12 @@ pub(super) struct Delivery {
     pub overtakes: Vec<oneshot::Sender<()>>,
 }
 
-/// One endpoint.
+/// One endpoint, on one set of terms.
 pub(super) struct Pool {
     key: EndpointKey,
     host: HeaderValue,
     shared: Arc<Shared>,
+    terms: Terms,
     lookups: Semaphore,
     /// Routes that lead here; they set how long the queue may get.
     routes: AtomicUsize,
@@ -98,11 +100,12 @@ struct Worker {
 }
 
 impl Pool {
-    pub(super) fn new(key: EndpointKey, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(key: EndpointKey, terms: Terms, shared: Arc<Shared>) -> Self {
         Self {
             host: key.host_header(),
             key,
             shared,
+            terms,
             lookups: Semaphore::new(LOOKUPS_MAX),
             routes: AtomicUsize::new(0),
             state: Mutex::default(),
@@ -362,13 +365,13 @@ impl Worker {
                 connection
             } else {
                 let client = &self.pool.shared.client;
-                client.connect(&self.pool.key, &self.pool.lookups, deadline).await?
+                client.connect(&self.pool.key, &self.pool.terms, &self.pool.lookups, deadline).await?
             };
             match deadline.race(connection.send(request)).await {
                 None => return Err(Outcome::TimedOut),
                 Some(Ok(response)) => return Ok((connection, response)),
                 Some(Err(SendFailure::NotSent(back))) if is_kept => request = *back,
-                Some(Err(_)) => return Err(Outcome::Unreachable),
+                Some(Err(failure)) => return Err(failure.outcome()),
             }
         }
     }

@@ -1,5 +1,7 @@
 //! The dispatcher against endpoints that hang, reset, trickle and lie.
 
+mod terms;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;

@@ -21,6 +21,7 @@ fn handshake(url: &str, schema: DeliverySchema) -> Handshake {
             attributes: Vec::new(),
             signing: Vec::new(),
             token: None,
+            tls: None,
         },
         topic_resource_id: "/subscriptions/s/topics/orders".to_owned(),
         subscription_name: "billing".to_owned(),

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::attributes::{self, DeliveryAttribute};
+use super::tls::TlsSettings;
 use super::{Identity, endpoint_forbidden};
 use crate::kinds::Admission;
 use crate::limits::{ENDPOINT_URL_BYTES_MAX, RESOURCE_ID_BYTES_MAX};
@@ -39,6 +40,7 @@ pub(crate) struct WebhookDestination {
     batch_kilobytes: u32,
     minimum_tls: Option<&'static str>,
     token: Option<TokenAudience>,
+    tls: Option<TlsSettings>,
     pub(crate) attributes: Vec<DeliveryAttribute>,
 }
 
@@ -53,7 +55,8 @@ impl WebhookDestination {
     pub(crate) fn webhook(&self, schema: DeliverySchema) -> Webhook {
         let attributes = self.attributes.iter().map(DeliveryAttribute::route).collect();
         // Keys are no property: they stand beside them.
-        Webhook { url: self.url.clone(), schema, attributes, signing: Vec::new(), token: self.token.clone() }
+        let (token, tls) = (self.token.clone(), self.tls.as_ref().map(TlsSettings::identity));
+        Webhook { url: self.url.clone(), schema, attributes, signing: Vec::new(), token, tls }
     }
 
     /// How many events may share a request. Clients write the defaults for everybody, so a batch of one is none.
@@ -91,11 +94,12 @@ impl WebhookDestination {
                 .unwrap_or(BATCH_KILOBYTES_DEFAULT),
             minimum_tls: properties.choice("minimumTlsVersionAllowed", TLS_VERSIONS)?,
             token,
+            tls: TlsSettings::read(&properties, parsed.scheme() == "https")?,
             attributes,
         })
     }
 
-    /// Judges the URL and the tokens by the options, when they are new.
+    /// Judges the URL, the tokens and the certificates by the options and the time, when they are new.
     pub(crate) fn admit(&self, admission: Admission<'_>) -> Result<(), ApiError> {
         let existing = admission
             .ground
@@ -114,6 +118,10 @@ impl WebhookDestination {
             return Err(invalid(
                 "The property `minimumTlsVersionAllowed` must be `1.0`, `1.1` or `1.2`; webhooks are posted to by TLS 1.2 or later.",
             ));
+        }
+        let has_tls = |tls: &TlsSettings| existing.is_some_and(|webhook| webhook.tls == Some(tls.identity()));
+        if let Some(tls) = self.tls.as_ref().filter(|tls| !has_tls(tls)) {
+            tls.admit(admission.now)?;
         }
         let unchanged = existing.is_some_and(|webhook| webhook.url == self.url);
         if unchanged || admission.allow_http_webhooks || self.base_url.starts_with("https:") {
@@ -142,6 +150,9 @@ impl WebhookDestination {
         if !self.attributes.is_empty() {
             properties["deliveryAttributeMappings"] =
                 self.attributes.iter().map(|attribute| attribute.to_arm(secrets)).collect();
+        }
+        if let (Some(tls), Value::Object(properties)) = (&self.tls, &mut properties) {
+            tls.put(properties, secrets);
         }
         let destination = json!({ "endpointType": "WebHook", "properties": properties });
         match &self.identity {
