@@ -148,7 +148,9 @@ fn run_planted(name: &str) -> bool {
             |report, _| {
                 let kind = gridwire_sim::found_as(name);
                 let mut violations = report.violations.iter();
-                let found_as = |violation: &&Violation| kind.is_none_or(|kind| violation.kind == kind);
+                let found_as = |violation: &&Violation| {
+                    kind.is_none_or(|kind| violation.kind == kind && !violation.event.is_empty())
+                };
                 let Some(first) = violations.find(found_as) else { return };
                 let mut found = found.lock().expect("no panic while it is held");
                 if found.as_ref().is_none_or(|(seed, _)| report.plan.seed < *seed) {

@@ -49,7 +49,8 @@ impl Queue {
         // What the shard has not seen as a frame yet will come as one.
         let next = next.min(tail);
         self.census.scanned(from, matches.iter().map(|position| position.offset.0), next);
-        let kept = if planted("scan-skips-a-match") { matches.len().div_ceil(2) } else { matches.len() };
+        let skipped = usize::from(planted("scan-skips-a-match") && matches.len() > 1);
+        let kept = matches.len() - skipped;
         let new = matches[..kept].iter().filter(|position| position.offset.0 < next);
         self.ready.extend(new.filter(|position| !self.state.knows(position.offset.0)));
         self.cursor = if next >= tail { Cursor::Tail } else { Cursor::Behind(next) };
