@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use gridwire_core::event::{DeliverySchema, Event};
 use gridwire_core::filter::{FilterSpec, oracle};
-use gridwire_core::routing::TopicKind;
+use gridwire_core::routing::{Batching, TopicKind};
 use gridwire_core::time::Timestamp;
 
 pub use pull::{Received, TokenResult, Verb};
@@ -65,8 +65,14 @@ pub struct Subscription {
 /// How a subscription's events come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    Pull { lock: Duration },
-    Push { schema: DeliverySchema },
+    Pull {
+        lock: Duration,
+    },
+    /// With `batching` several events may share a request.
+    Push {
+        schema: DeliverySchema,
+        batching: Option<Batching>,
+    },
 }
 
 /// How a publish ended, as its caller knows.
@@ -109,6 +115,12 @@ pub struct Counts {
     /// Of them, those of an event that was accepted before.
     pub repeated: u64,
     pub dead_letters: u64,
+    /// Requests to subscriptions whose events may share them, and the events in them.
+    pub batches: u64,
+    pub batched: u64,
+    /// Of those requests, those with several events, and the most events of one.
+    pub shared: u64,
+    pub batch_most: u64,
 }
 
 impl Counts {
@@ -118,6 +130,10 @@ impl Counts {
         self.deliveries += other.deliveries;
         self.repeated += other.repeated;
         self.dead_letters += other.dead_letters;
+        self.batches += other.batches;
+        self.batched += other.batched;
+        self.shared += other.shared;
+        self.batch_most = self.batch_most.max(other.batch_most);
     }
 }
 
@@ -374,7 +390,7 @@ impl Checker {
         };
         let topic = &self.topics[&owner.topic];
         let shape = forms::Shape::of(owner, topic);
-        let arrived = match forms::read(text, shape) {
+        let arrived = match forms::read(text) {
             Ok(arrived) => arrived,
             Err(why) => {
                 let shown = String::from_utf8_lossy(text).into_owned();

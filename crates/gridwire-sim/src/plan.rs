@@ -11,7 +11,7 @@ use std::time::Duration;
 use gridwire_core::event::{DeliverySchema, InputSchema};
 use gridwire_core::filter::{AdvancedFilter, FilterSpec, Operator};
 use gridwire_core::patience::DeadLetterPolicy;
-use gridwire_core::routing::TopicKind;
+use gridwire_core::routing::{Batching, TopicKind};
 use gridwire_outside::memory::Call;
 use gridwire_outside::{Rng, SeededRng};
 
@@ -19,6 +19,8 @@ use crate::disk::Outage;
 
 /// When faults end and everything heals.
 pub(crate) const STORM: Duration = Duration::from_secs(60);
+/// What `preferredBatchSizeInKilobytes` is when it is left out.
+pub(crate) const BATCH_KILOBYTES_DEFAULT: usize = 64;
 /// Resources are made in fair weather; the first fault comes no sooner.
 const CALM: u64 = 2_000;
 
@@ -75,6 +77,7 @@ pub(crate) enum ModePlan {
     Push {
         schema: DeliverySchema,
         host: u8,
+        batching: Option<Batching>,
     },
     /// Into the namespace topic [`ONWARD`], whose one subscription posts to that host.
     Forward {
@@ -163,7 +166,7 @@ impl Plan {
         ];
         let mut subscriptions = make.subscriptions();
         subscriptions.push(onward(seed));
-        Self {
+        let mut plan = Self {
             seed,
             shards: make.index(1, 3),
             segment_bytes: make.number(2, 5) << 16,
@@ -178,7 +181,10 @@ impl Plan {
             topics,
             subscriptions,
             faults: make.faults(),
-        }
+        };
+        // Drawn last: what else a seed stands for stays as it was.
+        plan.subscriptions.extend(make.batching());
+        plan
     }
 }
 
@@ -235,6 +241,33 @@ impl Maker {
         all
     }
 
+    /// Webhooks whose events share requests: arrays of both schemas, and now and then of a namespace topic.
+    fn batching(&self) -> Vec<SubscriptionPlan> {
+        let mut all =
+            vec![self.batched(0, DeliverySchema::EventGrid), self.batched(1, DeliverySchema::CloudEvent)];
+        if self.chance(500) {
+            all.push(self.batched(2, DeliverySchema::CloudEvent));
+        }
+        all
+    }
+
+    fn batched(&self, topic: usize, schema: DeliverySchema) -> SubscriptionPlan {
+        let batching = Batching {
+            events_max: u32::try_from(self.number(2, 30)).unwrap_or(2),
+            // From hardly two events to more than ever wait.
+            bytes_max: self.pick(&[1, 3, 8, BATCH_KILOBYTES_DEFAULT]) << 10,
+        };
+        SubscriptionPlan {
+            name: format!("s{topic}b"),
+            mode: ModePlan::Push { schema, host: self.host(), batching: Some(batching) },
+            ..self.subscription(topic, self.number(0, 2), false)
+        }
+    }
+
+    fn host(&self) -> u8 {
+        u8::try_from(self.number(1, 4)).unwrap_or(1)
+    }
+
     fn subscription(&self, topic: usize, number: u64, pull: bool) -> SubscriptionPlan {
         let custom = topic < 2;
         let mode = if pull {
@@ -242,7 +275,7 @@ impl Maker {
         } else {
             let event_grid = topic == 0 && self.chance(500);
             let schema = if event_grid { DeliverySchema::EventGrid } else { DeliverySchema::CloudEvent };
-            ModePlan::Push { schema, host: u8::try_from(self.number(1, 4)).unwrap_or(1) }
+            ModePlan::Push { schema, host: self.host(), batching: None }
         };
         let impatient = self.chance(300);
         let usual = if custom { 30 } else { 10 };

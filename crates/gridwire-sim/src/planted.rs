@@ -5,6 +5,7 @@ pub const PLANTED: &[&str] = &[
     "answer-before-record",
     "any-holder-settles",
     "batch-in-two-frames",
+    "batch-retried-in-part",
     "dead-letter-after-record",
     "entry-replayed-twice",
     "failure-counts-as-delivered",

@@ -32,7 +32,7 @@ impl Report {
                 || line.contains(" process: ")
                 || line.contains("storm: ")
                 || line.contains("panic: ")
-                || line.split([' ', '#']).any(|word| !word.is_empty() && suspects.contains(word))
+                || line.split([' ', '#', ',']).any(|word| !word.is_empty() && suspects.contains(word))
         };
         let lines: Vec<&str> = self.trace.lines().filter(tells).collect();
         lines[lines.len().saturating_sub(STORY_MAX)..].to_vec()
@@ -97,6 +97,17 @@ impl fmt::Display for Sum {
             f,
             "ends of processes: {} killed, {} by power cuts, {} by fail-stop, {} in order",
             tally.kills, tally.power_cuts, tally.fail_stops, tally.stops
+        )?;
+        // Tenths of events, so that an idle feature is seen: it has 1.0.
+        let mean = (10 * counts.batched).checked_div(counts.batches).unwrap_or(0);
+        writeln!(
+            f,
+            "{} batched requests with {}.{} events on average and {} at most, {} of them with several",
+            counts.batches,
+            mean / 10,
+            mean % 10,
+            counts.batch_most,
+            counts.shared
         )?;
         write!(
             f,

@@ -1,6 +1,5 @@
 //! Makes what the plan wants by management calls, and tells the checker.
 
-use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::checker::{Mode, Subscription, Topic};
 use crate::link::{self, NoAnswer};
-use crate::plan::{ModePlan, ONWARD, SubscriptionPlan, TopicPlan};
+use crate::plan::{BATCH_KILOBYTES_DEFAULT, ModePlan, ONWARD, SubscriptionPlan, TopicPlan};
 use crate::process::MANAGEMENT_TOKEN;
 use crate::world::World;
 
@@ -142,11 +141,7 @@ fn body_of(world: &World, plan: &SubscriptionPlan) -> (String, Value) {
         "endpointType": "StorageBlob",
         "properties": { "resourceId": account, "blobContainerName": container(&plan.name) },
     });
-    let mut url = String::new();
-    if let ModePlan::Push { host, .. } = plan.mode {
-        let _ = write!(url, "http://h{host}.example/{}", plan.name);
-    }
-    let mut destination = json!({ "endpointType": "WebHook", "properties": { "endpointUrl": url } });
+    let mut destination = destination(plan);
     let body = if custom {
         let event_grid = match plan.mode {
             ModePlan::Push { schema, .. } => schema == DeliverySchema::EventGrid,
@@ -212,6 +207,19 @@ fn below_provider(resource: &str) -> String {
     format!("/subscriptions/{SCOPE}/resourceGroups/{GROUP}/providers/Microsoft.EventGrid/{resource}")
 }
 
+fn destination(plan: &SubscriptionPlan) -> Value {
+    let ModePlan::Push { host, batching, .. } = plan.mode else { return Value::Null };
+    let mut properties = json!({ "endpointUrl": format!("http://h{host}.example/{}", plan.name) });
+    if let Some(batching) = batching {
+        properties["maxEventsPerBatch"] = batching.events_max.into();
+        let kilobytes = batching.bytes_max >> 10;
+        if kilobytes != BATCH_KILOBYTES_DEFAULT {
+            properties["preferredBatchSizeInKilobytes"] = kilobytes.into();
+        }
+    }
+    json!({ "endpointType": "WebHook", "properties": properties })
+}
+
 /// What the checker is told of a subscription.
 fn told_of(world: &World, plan: &SubscriptionPlan) -> Subscription {
     let topic = &world.plan.topics[plan.topic];
@@ -222,8 +230,8 @@ fn told_of(world: &World, plan: &SubscriptionPlan) -> Subscription {
     let haste = world.plan.haste;
     let mode = match plan.mode {
         ModePlan::Pull { lock_seconds, .. } => Mode::Pull { lock: Duration::from_secs(lock_seconds) / haste },
-        ModePlan::Push { schema, .. } => Mode::Push { schema },
-        ModePlan::Forward { .. } => Mode::Push { schema: DeliverySchema::CloudEvent },
+        ModePlan::Push { schema, batching, .. } => Mode::Push { schema, batching },
+        ModePlan::Forward { .. } => Mode::Push { schema: DeliverySchema::CloudEvent, batching: None },
     };
     Subscription {
         name: plan.name.clone(),

@@ -96,8 +96,8 @@ impl Connection {
         let act = self.choose();
         let world = Arc::clone(&self.world);
         let delivery = world.checker().delivered(&request.subscription, &request.body, world.now());
-        let id = event_id(&request.body);
-        world.note(format_args!("webhook {}: {id} -> {act:?}", request.subscription));
+        let ids = event_ids(&request.body);
+        world.note(format_args!("webhook {}: {ids} -> {act:?}", request.subscription));
         if !matches!(act, Act::Accept { .. }) {
             world.tally().webhook_failures += 1;
         }
@@ -216,10 +216,11 @@ fn head(status: u16, retry_after: u64) -> String {
 }
 
 /// For the trace; the checker finds out for itself.
-fn event_id(body: &[u8]) -> String {
+fn event_ids(body: &[u8]) -> String {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
-    let event = value.get(0).unwrap_or(&value);
-    event["id"].as_str().unwrap_or("?").to_owned()
+    let events = value.as_array().map_or(std::slice::from_ref(&value), Vec::as_slice);
+    let ids: Vec<&str> = events.iter().map(|event| event["id"].as_str().unwrap_or("?")).collect();
+    ids.join(",")
 }
 
 /// The first request in `read`, once all of it is there.

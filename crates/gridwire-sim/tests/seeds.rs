@@ -37,6 +37,9 @@ fn no_promise_is_broken() {
     assert!(sum(|report| report.counts.accepted) > 20_000);
     assert!(sum(|report| report.counts.deliveries) > 20_000);
     assert!(sum(|report| report.counts.dead_letters) > 100);
+    let batches = sum(|report| report.counts.batches);
+    assert!(batches > 1_000, "{batches}");
+    assert!(sum(|report| report.counts.batched) > 2 * batches, "requests are hardly shared");
     for ended in [sum(|report| report.tally.kills), sum(|report| report.tally.power_cuts)] {
         assert!(ended > 20, "{ended}");
     }

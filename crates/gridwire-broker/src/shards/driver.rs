@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use gridwire_core::ids::{Offset, ShardId, StateSeq, SubscriptionNumber};
 use gridwire_core::lock_token::LockToken;
 use gridwire_core::planted::planted;
+use gridwire_core::retry::Outcome;
 use gridwire_core::routing::SubscriptionRoute;
 use gridwire_core::shard::{
     Answer, DeadLetterReason, Decision, Effect, Input, LeasedEvent, Output, ReplyId, SettleVerb, Settlement,
@@ -222,12 +223,14 @@ impl Driver {
         let chance = (self.outside.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
         // One for all that shared the request, so that they can share the next.
         let jitter = chance * self.outside.retry_jitter;
-        for &offset in &*key.offsets {
+        for (place, &offset) in key.offsets.iter().enumerate() {
+            let in_part = planted("batch-retried-in-part") && place > 0;
+            let outcome = if in_part { Outcome::Accepted } else { finished.outcome };
             self.input(Input::Attempted {
                 subscription: key.subscription,
                 offset,
                 id: key.id,
-                outcome: finished.outcome,
+                outcome,
                 jitter,
             });
         }

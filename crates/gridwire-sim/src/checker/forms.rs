@@ -22,7 +22,7 @@ const STORY: [&str; 6] = [
     "lastdeliveryattempttime",
 ];
 
-/// In which schema a subscription's events come, and how they are wrapped.
+/// In which schema a subscription's events come, and whether in an array.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
     event_grid: bool,
@@ -33,9 +33,9 @@ impl Shape {
     pub(super) fn of(subscription: &Subscription, topic: &Topic) -> Self {
         match subscription.mode {
             Mode::Pull { .. } => Self { event_grid: false, array: false },
-            Mode::Push { schema } => {
+            Mode::Push { schema, batching } => {
                 let event_grid = topic.kind == TopicKind::Custom && schema == DeliverySchema::EventGrid;
-                Self { event_grid, array: event_grid }
+                Self { event_grid, array: event_grid || batching.is_some() }
             }
         }
     }
@@ -48,17 +48,23 @@ pub(super) struct Arrived {
     members: Members,
 }
 
-/// Reads a delivery's body; a bare object is taken too (an answer to receive, a dead letter's inside).
-pub(super) fn read(text: &[u8], shape: Shape) -> Result<Arrived, String> {
-    let members: Members = if shape.array && text.first() == Some(&b'[') {
-        let mut all: Vec<Members> = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-        if all.len() != 1 {
-            return Err(format!("{} events instead of one", all.len()));
-        }
-        all.remove(0)
+/// The texts of the events in a request to a webhook, one at least.
+pub(super) fn split(body: &[u8], shape: Shape) -> Result<Vec<Box<RawValue>>, String> {
+    let all: Result<Vec<_>, _> = if shape.array {
+        serde_json::from_slice(body)
     } else {
-        serde_json::from_slice(text).map_err(|error| error.to_string())?
+        serde_json::from_slice(body).map(|one| vec![one])
     };
+    match all {
+        Ok(all) if all.is_empty() => Err("a request without an event".to_owned()),
+        Ok(all) => Ok(all),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Reads one event.
+pub(super) fn read(text: &[u8]) -> Result<Arrived, String> {
+    let members: Members = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     let id = members.get("id").and_then(|id| serde_json::from_str(id.get()).ok());
     Ok(Arrived { id: id.ok_or("no id")?, members })
 }

@@ -34,6 +34,10 @@ fn arrives(id: &str) -> Vec<u8> {
     .into_bytes()
 }
 
+fn push(batching: Option<Batching>) -> Mode {
+    Mode::Push { schema: DeliverySchema::CloudEvent, batching }
+}
+
 /// A namespace topic with a pull subscription and a push one, both for events of type `t`, and one published
 /// batch: `a` and `b`, accepted.
 fn checker() -> Checker {
@@ -45,9 +49,7 @@ fn checker() -> Checker {
 fn with_batch(outcome: Outcome) -> Checker {
     let mut checker = Checker::default();
     checker.topic(Topic { name: "topic".into(), kind: TopicKind::Namespace, resource_id: "/id".into() });
-    for (name, mode) in
-        [("pull", Mode::Pull { lock: LOCK }), ("push", Mode::Push { schema: DeliverySchema::CloudEvent })]
-    {
+    for (name, mode) in [("pull", Mode::Pull { lock: LOCK }), ("push", push(None))] {
         checker.subscription(Subscription {
             name: name.into(),
             topic: "topic".into(),
@@ -199,6 +201,85 @@ fn a_failed_delivery_is_not_repeated_too_soon() {
     };
     check_history(again(9_000), &["early"]);
     check_history(again(10_000), &[]);
+}
+
+/// A history of a subscription that takes up to three events in 400 bytes.
+#[track_caller]
+fn check_batches(history: impl FnOnce(&mut Checker), kinds: &[&str]) {
+    let mut checker = checker();
+    let batching = Batching { events_max: 3, bytes_max: 400 };
+    checker.subscriptions.get_mut("push").expect("it is there").mode = push(Some(batching));
+    let call = checker.publishing("topic", ["c", "d"].map(|id| event(id, "t")).to_vec(), at(6));
+    checker.published(call, Outcome::Accepted, at(7));
+    history(&mut checker);
+    for (id, subscription) in checker.outstanding(at(60_000)) {
+        if subscription == "push" {
+            post_batch(&mut checker, &[&id], Answer::Accepted, 60_000);
+        }
+    }
+    checker.items.retain(|(_, owner), _| owner == "push");
+    check(checker, kinds);
+}
+
+fn post_batch(checker: &mut Checker, ids: &[&str], answer: Answer, when: u64) {
+    let events: Vec<String> =
+        ids.iter().map(|id| String::from_utf8(arrives(id)).expect("it is text")).collect();
+    let delivery = checker.delivered("push", format!("[{}]", events.join(",")).as_bytes(), at(when));
+    checker.answered(delivery, answer, at(when));
+}
+
+#[test]
+fn the_events_of_a_request_share_its_answer() {
+    let failed = Answer::Status { status: 500, retry_after: Duration::ZERO };
+    let twice = |answer, again: &'static [&'static str], when| {
+        move |checker: &mut Checker| {
+            post_batch(checker, &["a", "b", "c"], answer, 100);
+            post_batch(checker, again, Answer::Accepted, when);
+        }
+    };
+    check_batches(twice(Answer::Accepted, &["d"], 200), &[]);
+    check_batches(twice(Answer::Accepted, &["d", "c"], 20_000), &["duplicated"]);
+    check_batches(twice(failed, &["b"], 20_000), &[]);
+    check_batches(twice(failed, &["d", "b"], 9_000), &["early"]);
+    // What failed is not done: each of them is outstanding, whoever of them came again.
+    let mut checker = checker();
+    checker.subscriptions.get_mut("push").expect("it is there").mode =
+        push(Some(Batching { events_max: 3, bytes_max: 4_000 }));
+    checker.items.retain(|(_, owner), _| owner == "push");
+    post_batch(&mut checker, &["a", "b"], failed, 100);
+    assert_eq!(checker.outstanding(at(200)).len(), 2);
+    post_batch(&mut checker, &["a"], Answer::Accepted, 20_000);
+    check(checker, &["lost"]);
+}
+
+#[test]
+fn a_request_keeps_to_its_subscription_s_limits() {
+    let post = |ids: &'static [&'static str]| {
+        |checker: &mut Checker| post_batch(checker, ids, Answer::Accepted, 100)
+    };
+    check_batches(post(&["a", "b", "c"]), &[]);
+    check_batches(post(&["a", "b", "c", "d"]), &["overfull"]);
+    check_batches(post(&["a", "a"]), &["duplicated"]);
+    check_batches(post(&[]), &["altered"]);
+    // 300 blanks make it too large for two, not for one.
+    let blanks = " ".repeat(300);
+    let large = |ids: &'static [&'static str]| {
+        let events: Vec<Vec<u8>> = ids.iter().map(|id| arrives(id)).collect();
+        let body = [b"[", blanks.as_bytes(), &events.join(&b','), b"]"].concat();
+        move |checker: &mut Checker| {
+            checker.delivered("push", &body, at(100));
+        }
+    };
+    check_batches(large(&["a"]), &[]);
+    check_batches(large(&["a", "b"]), &["overfull"]);
+    // A lone object where arrays are asked for, and an array where they are not.
+    check_batches(
+        |checker| {
+            checker.delivered("push", &arrives("a"), at(100));
+        },
+        &["altered"],
+    );
+    check_history(|checker| post_batch(checker, &["a"], Answer::Accepted, 100), &["altered"]);
 }
 
 #[test]

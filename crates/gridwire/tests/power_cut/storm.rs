@@ -147,7 +147,7 @@ impl World {
                 checker.topic(Topic { name: name.to_owned(), kind, resource_id });
             }
             let pull = Mode::Pull { lock: LOCK };
-            let push = |schema| Mode::Push { schema };
+            let push = |schema| Mode::Push { schema, batching: None };
             for (name, topic, mode) in [
                 (HOOKS[0], "grid", push(DeliverySchema::EventGrid)),
                 (HOOKS[1], "orders", push(DeliverySchema::CloudEvent)),
