@@ -59,6 +59,9 @@ pub const LOCK_DURATION_MAX: Duration = Duration::from_secs(300);
 pub const READY_MAX: usize = 1_024;
 /// Events of one subscription that were released, failed or timed out; at the limit new ones wait.
 pub const TROUBLE_MAX: usize = 100_000;
+/// The same of all subscriptions of a shard together (`storage` contract): at the limit new ones wait of those with
+/// more than their share.
+pub const SHARD_TROUBLE_MAX: usize = 1_000_000;
 /// Events of one pull subscription locked at once; at the limit a receive finds nothing until some settle.
 pub const LEASES_MAX: usize = 100_000;
 

@@ -11,6 +11,7 @@
 //! letter, and then settled. After a restart the recorded decisions are applied again ([`Shard::recover_part`],
 //! [`Shard::recover_decision`]) without asking `handle` anything, and each queue scans on from its floor.
 
+mod budget;
 mod decision;
 mod input;
 mod ledger;
@@ -36,6 +37,7 @@ use crate::frame::FrameView;
 use crate::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
 use crate::planted::planted;
 use crate::time::Timestamp;
+use budget::TroubleBudget;
 use queue::{FinishedAttempt, Queue};
 use state::QueueState;
 
@@ -82,6 +84,7 @@ pub struct Shard {
     expiry_from: Timestamp,
     /// How long a dead letter waits.
     dead_letter_delay: Duration,
+    trouble: TroubleBudget,
     scratch: MatchSet,
 }
 
@@ -401,6 +404,7 @@ impl Shard {
 
     fn unsubscribe(&mut self, subscription: SubscriptionNumber, out: &mut Output) {
         let Some(mut queue) = self.queues.remove(&subscription) else { return };
+        self.trouble.counted(queue.trouble_counted, 0);
         self.timers.remove(&(queue.timer, subscription));
         queue.end(out);
         out.record(Decision::Gone { subscription });
@@ -420,9 +424,13 @@ impl Shard {
         seed: &mut dyn FnMut() -> u64,
         out: &mut Output,
     ) {
+        let queues = self.queues.len();
         let Some(queue) = self.queues.get_mut(&number) else { return };
         let tail = self.topics.get(&queue.topic).map_or(0, |topic| topic.tail);
+        queue.trouble_max = self.trouble.of_one(queues);
         queue.pump(tail, now, seed, out);
+        let in_trouble = queue.state.trouble.len();
+        self.trouble.counted(std::mem::replace(&mut queue.trouble_counted, in_trouble), in_trouble);
         let due = queue.next_due();
         if due != queue.timer {
             self.timers.remove(&(queue.timer, number));

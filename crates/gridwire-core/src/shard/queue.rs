@@ -72,6 +72,10 @@ pub(super) struct Queue {
     /// Those of condemned events.
     letters: Letters,
     pub(super) census: Census,
+    /// With so many events in trouble nothing new is started.
+    pub(super) trouble_max: usize,
+    /// So many were in trouble when the shard last counted them.
+    pub(super) trouble_counted: usize,
     /// Where this queue stands in the shard's timers.
     pub(super) timer: Timestamp,
 }
@@ -111,6 +115,8 @@ impl Queue {
             in_flight: InFlight::default(),
             receivers: BTreeMap::new(),
             receiver_deadlines: BTreeSet::new(),
+            trouble_max: limits::TROUBLE_MAX,
+            trouble_counted: 0,
             timer: Timestamp::MAX,
         };
         queue.count_anew(tail);
@@ -280,7 +286,7 @@ impl Queue {
     /// Whether one more event that was never delivered may begin to wait for its dead letter. While a destination
     /// is down the rest of an expired backlog stays a cursor, and its segments stay.
     fn may_condemn(&self) -> bool {
-        self.policy.dead_letter.is_none() || self.state.trouble.len() < limits::TROUBLE_MAX
+        self.policy.dead_letter.is_none() || self.state.trouble.len() < self.trouble_max
     }
 
     /// Gives up what has outlived its time to live, the oldest first. Times never decrease with offsets.
@@ -375,7 +381,7 @@ impl Queue {
             return Some(Held { attempts: held.attempts + 1, ..held });
         }
         // New events wait while too many are in trouble; the rest of the backlog stays a cursor.
-        if self.state.trouble.len() >= limits::TROUBLE_MAX {
+        if self.state.trouble.len() >= self.trouble_max {
             return None;
         }
         self.ready.front().map(|position| position.held(1))

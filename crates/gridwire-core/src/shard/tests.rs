@@ -372,6 +372,21 @@ fn renewing_keeps_the_token_for_at_most_an_hour() {
 }
 
 #[test]
+fn nothing_new_is_delivered_while_the_shard_is_full_of_trouble() {
+    let mut driver = Driver::new(pull());
+    driver.shard.trouble = TroubleBudget::of(5);
+    driver.publish(20);
+    let tokens = driver.receive(5);
+    driver.settle(SettleVerb::Release { delay: seconds(600) }, &tokens);
+    assert_eq!(driver.receive(1), []);
+    driver.advance_to(at(600));
+    let again = driver.receive(20);
+    assert_eq!(again.iter().map(|token| token.delivery).collect::<Vec<_>>(), [2; 5], "first what comes back");
+    driver.settle(SettleVerb::Acknowledge, &again);
+    assert_eq!(driver.receive(20).len(), 15);
+}
+
+#[test]
 fn too_many_deliveries_end_in_a_drop_or_a_dead_letter() {
     for dead_letter in [None, Some(TWO_DAYS)] {
         let mut driver = Driver::new(QueuePolicy { dead_letter, ..pull() });

@@ -4,7 +4,6 @@
 use super::{Cursor, DeadLetterReason, Held, Queue};
 use crate::endpoint::{Rest, Rule};
 use crate::ids::{Offset, SubscriptionNumber, TopicNumber};
-use crate::limits;
 use crate::routing::DeliveryMode;
 use crate::shard::state::{Totals, Trouble};
 use crate::time::Timestamp;
@@ -89,7 +88,7 @@ impl Queue {
         let pushes = matches!(self.policy.mode, DeliveryMode::Push { .. });
         // A push queue starts nothing while its endpoint is on probation or its pace says no, and nothing new while it is full of trouble.
         let starts = pushes && self.resting(now).is_none() && self.pacer.may_start(now);
-        let starts_new = starts && self.state.trouble.len() < limits::TROUBLE_MAX;
+        let starts_new = starts && self.state.trouble.len() < self.trouble_max;
         // What has not been shown to us may be anything.
         tail < end
             || self.next_due() <= now
