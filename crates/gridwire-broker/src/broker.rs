@@ -84,7 +84,7 @@ pub struct Broker {
     /// Set by the first routing table: which shard has which subscription follows from it.
     shards: OnceLock<Arc<Shards>>,
     /// One change of the table at a time.
-    installing: tokio::sync::Mutex<()>,
+    installing: Arc<tokio::sync::Mutex<()>>,
     tokens: LockTokens,
     /// See [`Broker::turn_of_those_behind`].
     turns: Semaphore,
@@ -111,11 +111,13 @@ impl Broker {
             .with_accounts(&options.dead_letter_accounts, &net, &clock)
             .of_store(StoreTag::of(&token_secret));
         let (table, metrics) = (Arc::<ArcSwap<RoutingTable>>::default(), Arc::<Metrics>::default());
+        let installing = Arc::<tokio::sync::Mutex<()>>::default();
         let forwarder = Forwarder {
             log: Arc::clone(&log),
             clock: Arc::clone(&clock),
             rng: Arc::clone(&rng),
             table: Arc::clone(&table),
+            installing: Arc::clone(&installing),
             metrics: Arc::clone(&metrics),
         };
         let dispatcher = Dispatcher::new(
@@ -145,7 +147,7 @@ impl Broker {
             outside: Arc::new(outside),
             table,
             shards: OnceLock::new(),
-            installing: tokio::sync::Mutex::new(()),
+            installing,
             tokens: LockTokens::new(&token_secret),
             turns: Semaphore::new((options.shards / 2).max(1)),
             jobs,

@@ -271,6 +271,17 @@ impl Shared {
                 return Ok(Turn::Again);
             };
             let standing = asked.standing(self.clock.now());
+            let before = self.state().resources.get(&document.address).cloned();
+            let consented = before.filter(|entry| {
+                let webhook = entry.facts().subscription().and_then(|facts| facts.webhook.as_ref());
+                entry.document.consent.consented() && webhook.is_some_and(|it| it.is_to(&handshake.webhook))
+            });
+            // It was asked whether a session by new certificates works, and answered. Silence beyond that takes back
+            // no consent that was given.
+            let standing = match consented {
+                Some(entry) if !standing.consented() => entry.document.consent.clone(),
+                _ => standing,
+            };
             changes |= document.consent != standing;
             document.consent = standing;
         }

@@ -269,10 +269,12 @@ impl fmt::Debug for AttributeSource {
 impl Webhook {
     /// Whether who consented to this one has consented to the other: it is the same endpoint, asked in the same way.
     pub fn asks_as(&self, other: &Self) -> bool {
-        self.url == other.url
-            && self.schema == other.schema
-            && self.token == other.token
-            && self.tls == other.tls
+        self.is_to(other) && self.tls == other.tls
+    }
+
+    /// Whether both post the same requests to the same endpoint, whatever the sessions that they travel in.
+    pub fn is_to(&self, other: &Self) -> bool {
+        self.url == other.url && self.schema == other.schema && self.token == other.token
     }
 }
 

@@ -102,7 +102,7 @@ type PoolKey = (EndpointKey, Option<Arc<TlsIdentity>>);
 struct Routes {
     by_subscription: HashMap<SubscriptionNumber, Known>,
     pools: HashMap<PoolKey, Weak<Pool>>,
-    /// When this many subscriptions are known, removed ones are forgotten.
+    /// When this many subscriptions or pools are known, those that are gone are forgotten.
     prune_at: usize,
 }
 
@@ -280,7 +280,8 @@ impl Dispatcher {
         {
             return known.route.clone();
         }
-        if routes.prune_at <= routes.by_subscription.len() {
+        // An endpoint or an identity that was exchanged leaves a pool behind and no subscription.
+        if routes.prune_at <= routes.by_subscription.len().max(routes.pools.len()) {
             routes.prune();
         }
         let route = self.new_route(&mut routes, subscription).map(Arc::new);
@@ -350,7 +351,7 @@ impl Routes {
     fn prune(&mut self) {
         self.by_subscription.retain(|_, known| 0 < known.subscription.strong_count());
         self.pools.retain(|_, pool| 0 < pool.strong_count());
-        self.prune_at = PRUNE_AT_LEAST.max(2 * self.by_subscription.len());
+        self.prune_at = PRUNE_AT_LEAST.max(2 * self.by_subscription.len().max(self.pools.len()));
     }
 }
 

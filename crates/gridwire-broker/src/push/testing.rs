@@ -207,6 +207,7 @@ pub(super) struct Rig {
     /// Where what is forwarded ends.
     pub(super) log: Arc<dyn Log>,
     pub(super) table: Arc<ArcSwap<RoutingTable>>,
+    pub(super) installing: Arc<tokio::sync::Mutex<()>>,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
     done: mpsc::Sender<Finished>,
@@ -230,17 +231,19 @@ impl Rig {
         let rng = Arc::new(SeededRng::new(1));
         let log: Arc<dyn Log> = Arc::new(ModelLog::new(clock.clone()));
         let table = Arc::<ArcSwap<RoutingTable>>::default();
+        let installing = Arc::<tokio::sync::Mutex<()>>::default();
         let forwarder = Forwarder {
             log: Arc::clone(&log),
             clock: clock.clone(),
             rng: rng.clone(),
             table: Arc::clone(&table),
+            installing: Arc::clone(&installing),
             metrics: Arc::default(),
         };
         let dispatcher =
             Dispatcher::new(net, clock.clone(), rng, options, forwarder, tasks.clone(), stop.clone());
         let (done, finished) = mpsc::channel(10_000);
-        Self { clock, dispatcher, log, table, stop, tasks, done, finished, next_id: 0 }
+        Self { clock, dispatcher, log, table, installing, stop, tasks, done, finished, next_id: 0 }
     }
 
     pub(super) fn start(&mut self, subscription: &Arc<SubscriptionRoute>) -> AttemptKey {

@@ -1,6 +1,7 @@
 //! Webhooks with authorities and client certificates of their own.
 
-use gridwire_core::routing::HandshakeError;
+use gridwire_core::pace::Pace;
+use gridwire_core::routing::{Consent, HandshakeError};
 use gridwire_core::tls_identity::TlsIdentity;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
@@ -130,6 +131,29 @@ async fn a_new_certificate_is_tried_before_it_takes_the_old_ones_place() {
     let change = json!({"properties": {"deliveryConfiguration": {"push": {"maxDeliveryCount": 3}}}});
     grid.call("PATCH", NAMESPACE_PATH, change).await.expect(200);
     assert_eq!(grid.tls(), after);
+}
+
+#[tokio::test]
+async fn an_exchange_of_certificates_takes_back_no_consent() {
+    let grid = Grid::new().await;
+    grid.put_topic("orders").await;
+    let exchange = || {
+        let (client, key) = certificate(2048);
+        json!({ "clientCertificate": client, "clientKey": key })
+    };
+    let state = |answer: &Answer| answer.body["properties"]["provisioningState"].clone();
+    grid.port.answer(Consent::Given { pace: Pace::per_minute(7) });
+    let created = grid.call("PUT", PATH, subscription(&exchange())).await.expect(201);
+    assert_eq!(state(&created), "Succeeded");
+    let before = grid.tls();
+    // It answers, which shows that the session works, and says neither yes nor no.
+    grid.port.answer(Consent::ByHand { pace: Pace::Free });
+    let exchanged = grid.call("PUT", PATH, subscription(&exchange())).await.expect(201);
+    assert_eq!((state(&exchanged), grid.tls() != before), (json!("Succeeded"), true));
+    let route = grid.port.latest().subscriptions().pop().unwrap();
+    assert_eq!(route.policy.pacing.pace, Pace::per_minute(7));
+    let elsewhere = grid.call("PUT", PATH, webhook("https://a.example/other")).await.expect(201);
+    assert_eq!(state(&elsewhere), "AwaitingManualAction");
 }
 
 #[tokio::test]

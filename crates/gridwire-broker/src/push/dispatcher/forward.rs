@@ -18,7 +18,7 @@ use gridwire_core::fault_script::Fault;
 use gridwire_core::publish::{self, PublishRequest};
 use gridwire_core::render;
 use gridwire_core::retry::Outcome;
-use gridwire_core::routing::{ForwardTarget, RoutingTable, TopicKind};
+use gridwire_core::routing::{ForwardTarget, RoutingTable, TopicKind, TopicRoute};
 use gridwire_outside::{Clock, Rng};
 use gridwire_store::{AppendError, Log};
 use tokio::sync::{mpsc, oneshot};
@@ -36,6 +36,8 @@ pub(crate) struct Forwarder {
     pub(crate) rng: Arc<dyn Rng>,
     /// The latest table: an attempt goes by the one that is in use when it starts.
     pub(crate) table: Arc<ArcSwap<RoutingTable>>,
+    /// Held while a table is put in use.
+    pub(crate) installing: Arc<tokio::sync::Mutex<()>>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -47,8 +49,7 @@ impl Forwarder {
     ///
     /// May be dropped at any time; the event may have been taken all the same.
     async fn forward(&self, target: &ForwardTarget, event: &[u8]) -> Option<u16> {
-        let table = self.table.load_full();
-        let Some(topic) = table.forward_target(target) else { return Some(404) };
+        let Some(topic) = self.route_to(target).await else { return Some(404) };
         let request = PublishRequest {
             kind: TopicKind::Namespace,
             schema: topic.input_schema,
@@ -59,13 +60,26 @@ impl Forwarder {
             now: self.clock.now(),
         };
         let intake = match publish::parse(&request, &mut || self.rng.uuid()) {
-            Ok(events) => Intake::of(topic, &events, event.len(), self.metrics.topic(topic.number)),
+            Ok(events) => Intake::of(&topic, &events, event.len(), self.metrics.topic(topic.number)),
             Err(error) => {
                 tracing::debug!(topic = topic.resource_id, %error, "an event cannot be forwarded");
                 return Some(error.status());
             }
         };
         status_of(&intake.store(&*self.log).await)
+    }
+
+    /// Queues are awake before the table that they came with is in use, at a start long before: what the latest has
+    /// no target for may find it in the one that is on its way.
+    async fn route_to(&self, target: &ForwardTarget) -> Option<Arc<TopicRoute>> {
+        let known = || self.table.load().forward_target(target).cloned();
+        match known() {
+            Some(topic) => Some(topic),
+            None => {
+                drop(self.installing.lock().await);
+                known()
+            }
+        }
     }
 }
 
@@ -116,32 +130,34 @@ impl Forwarding {
     }
 }
 
-/// Forwards in the time that an attempt has, despite what a fault script wants done with it. `None` when the process
-/// is about to end.
+/// Forwards, despite what a fault script wants done with it. Our own log has no time in which it must have answered,
+/// for what it takes late it has taken all the same, and would be given again. `None` when the process is about to end.
 async fn exchange(
     shared: &Shared,
     target: &ForwardTarget,
     event: &[u8],
     fault: Fault,
 ) -> Option<(Outcome, Option<u16>)> {
-    let once = async {
-        match fault {
-            Fault::Slow { delay } => shared.clock.sleep(delay).await,
-            Fault::Duplicate => {
-                // The second answer counts.
-                let _ = shared.forwarder.forward(target, event).await;
+    match fault {
+        Fault::Slow { delay } => {
+            let slow = shared.clock.sleep(delay);
+            if shared.client.deadline().race(slow).await.is_none() {
+                return Some((Outcome::TimedOut, None));
             }
-            // The others are dealt with before an attempt comes here.
-            Fault::Pass | Fault::Status { .. } | Fault::Timeout | Fault::Reset | Fault::Reorder => {}
         }
-        shared.forwarder.forward(target, event).await
-    };
-    match shared.client.deadline().race(once).await {
-        None => Some((Outcome::TimedOut, None)),
-        Some(None) => None,
-        Some(Some(status)) if (200..=204).contains(&status) => Some((Outcome::Accepted, Some(status))),
-        Some(Some(status)) => Some((Outcome::Answered { status, retry_after: None }, Some(status))),
+        Fault::Duplicate => {
+            // The second answer counts.
+            let _ = shared.forwarder.forward(target, event).await;
+        }
+        // The others are dealt with before an attempt comes here.
+        Fault::Pass | Fault::Status { .. } | Fault::Timeout | Fault::Reset | Fault::Reorder => {}
     }
+    let status = shared.forwarder.forward(target, event).await?;
+    let outcome = match status {
+        200..=204 => Outcome::Accepted,
+        _ => Outcome::Answered { status, retry_after: None },
+    };
+    Some((outcome, Some(status)))
 }
 
 #[cfg(test)]
@@ -222,13 +238,19 @@ mod tests {
         )
     }
 
-    /// One attempt with this body, and how it ended.
-    async fn attempt(rig: &mut Rig, body: String) -> Finished {
+    /// Starts an attempt with this body.
+    fn start(rig: &mut Rig, body: String) -> AttemptKey {
         let offsets = Arc::new([Offset(7)]);
         let key = AttemptKey { subscription: SOURCE, offsets, id: 1, attempt: 1 };
         let content_type = render::content_type(DeliverySchema::CloudEvent, false);
         let (subscription, body) = (source(), Bytes::from(body));
         rig.send(Attempt { subscription, key: key.clone(), body, content_type, headers: Vec::new() });
+        key
+    }
+
+    /// One attempt with this body, and how it ended.
+    async fn attempt(rig: &mut Rig, body: String) -> Finished {
+        let key = start(rig, body);
         let finished = rig.finished().await;
         assert_eq!(finished.key, key);
         finished
@@ -282,6 +304,20 @@ mod tests {
         rig.table.store(Arc::new(table()));
         assert_eq!(attempt(&mut rig, event("order.paid", 0)).await.outcome, Outcome::Accepted);
         assert_eq!(taken(&rig).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_attempt_without_a_target_waits_for_the_table_that_is_on_its_way() {
+        let mut rig = rig();
+        rig.table.store(Arc::default());
+        let installing = Arc::clone(&rig.installing).lock_owned().await;
+        start(&mut rig, event("order.paid", 0));
+        for _ in 0..10 {
+            tokio::task::yield_now().await; // It has looked, and found no target.
+        }
+        rig.table.store(Arc::new(table()));
+        drop(installing);
+        assert_eq!(rig.finished().await.outcome, Outcome::Accepted);
     }
 
     #[test]

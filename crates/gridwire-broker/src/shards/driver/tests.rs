@@ -39,6 +39,7 @@ impl Rig {
             clock: Arc::clone(&clock),
             rng: Arc::clone(&rng),
             table: Arc::<ArcSwap<RoutingTable>>::default(),
+            installing: Arc::default(),
             metrics: Arc::clone(&metrics),
         };
         let dispatcher = Dispatcher::new(
