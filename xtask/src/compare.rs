@@ -118,7 +118,7 @@ impl Pairs {
     }
 }
 
-/// Builds the program as it was at `commit` with the profile of today, unless that was done before; the answer is
+/// Builds the program as `commit` would have released it, unless that was done before; the answer is
 /// where it is.
 fn build_base(workspace: &Workspace, commit: &str) -> anyhow::Result<PathBuf> {
     let mut rev_parse = git(&workspace.root);

@@ -56,6 +56,9 @@ impl Broker {
         let mut audit = Audit::new(books.ok_or(AuditError::NotFound)?);
         let log = &*self.outside().log;
         while let Some(from) = audit.next() {
+            if self.is_stopping() {
+                return Err(AuditError::Unavailable);
+            }
             let start = log.start(route.topic).0;
             if from < start {
                 // Not retained: a scan would find nothing there, and where all is gone not even an end.
@@ -65,6 +68,9 @@ impl Broker {
             let _turn = self.turn_of_those_behind().await;
             let found = log.scan(route.topic, route.slot, Offset(from), STEP_MAX).await?;
             if found.next <= from {
+                if from < log.start(route.topic).0 {
+                    continue; // It was let go just now.
+                }
                 let what = format!("its topic's log can't be read on from offset {from}");
                 return Err(ReadError::Damaged { what }.into());
             }

@@ -175,8 +175,7 @@ impl Audit {
 
     /// The end. `start` is the oldest offset that the log has still.
     pub fn finish(mut self, start: u64) -> Report {
-        let from = self.books.ledger.from();
-        self.report.compared = from.max(start)..self.end.max(start);
+        self.report.compared = self.first_compared(start)..self.end.max(start);
         for offset in std::mem::take(&mut self.lost) {
             self.report.find(Finding::Lost { offset });
         }
@@ -189,7 +188,8 @@ impl Audit {
         if ended != settled {
             self.report.find(Finding::Totals { ended, settled });
         }
-        if let Some(matched) = self.books.matched {
+        // Of what was let go meanwhile above the floor, nobody has seen whether it was pending.
+        if let Some(matched) = self.books.matched.filter(|_| start <= self.books.floor) {
             // What is lost was counted, unless that was before; what is damaged may have been.
             let counted = matched.saturating_sub(ended);
             let found = self.pending..=self.pending + self.report.lost + self.report.damaged;
@@ -198,6 +198,16 @@ impl Audit {
             }
         }
         self.report
+    }
+
+    /// Below the floor only whole blocks are comparable, so not all that the log has from `start` on.
+    fn first_compared(&self, start: u64) -> u64 {
+        let ledger = &self.books.ledger;
+        if start <= ledger.from() {
+            return ledger.from();
+        }
+        let block = ledger.block_of(start);
+        if block.start < start { block.end.min(self.books.floor.max(start)) } else { start }
     }
 
     /// Every block that is wholly there, be it in the log or in the ledger.

@@ -35,6 +35,7 @@ use crate::endpoint::EndpointStatus;
 use crate::filter::MatchSet;
 use crate::frame::FrameView;
 use crate::ids::{Offset, Slot, SubscriptionNumber, TopicNumber};
+use crate::limits;
 use crate::planted::planted;
 use crate::time::Timestamp;
 use budget::TroubleBudget;
@@ -404,7 +405,9 @@ impl Shard {
 
     fn unsubscribe(&mut self, subscription: SubscriptionNumber, out: &mut Output) {
         let Some(mut queue) = self.queues.remove(&subscription) else { return };
-        self.trouble.counted(queue.trouble_counted, 0);
+        self.trouble.forget(subscription);
+        let held_back = self.trouble.counted(queue.trouble_counted, 0);
+        self.look_again(held_back);
         self.timers.remove(&(queue.timer, subscription));
         queue.end(out);
         out.record(Decision::Gone { subscription });
@@ -424,13 +427,12 @@ impl Shard {
         seed: &mut dyn FnMut() -> u64,
         out: &mut Output,
     ) {
-        let queues = self.queues.len();
         let Some(queue) = self.queues.get_mut(&number) else { return };
         let tail = self.topics.get(&queue.topic).map_or(0, |topic| topic.tail);
-        queue.trouble_max = self.trouble.of_one(queues);
+        queue.trouble_max = self.trouble.of_one();
         queue.pump(tail, now, seed, out);
         let in_trouble = queue.state.trouble.len();
-        self.trouble.counted(std::mem::replace(&mut queue.trouble_counted, in_trouble), in_trouble);
+        let counted = std::mem::replace(&mut queue.trouble_counted, in_trouble);
         let due = queue.next_due();
         if due != queue.timer {
             self.timers.remove(&(queue.timer, number));
@@ -438,6 +440,21 @@ impl Shard {
             if due != Timestamp::MAX {
                 self.timers.insert((due, number));
             }
+        }
+        if queue.trouble_max < limits::TROUBLE_MAX && queue.trouble_max <= in_trouble {
+            self.trouble.hold_back(number);
+        }
+        let free = self.trouble.counted(counted, in_trouble);
+        self.look_again(free);
+    }
+
+    /// The next tick looks at these queues, whatever they wait for.
+    fn look_again(&mut self, numbers: BTreeSet<SubscriptionNumber>) {
+        for number in numbers {
+            let Some(queue) = self.queues.get_mut(&number) else { continue };
+            self.timers.remove(&(queue.timer, number));
+            queue.timer = Timestamp::ZERO;
+            self.timers.insert((Timestamp::ZERO, number));
         }
     }
 }

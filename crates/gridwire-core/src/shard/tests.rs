@@ -173,7 +173,12 @@ impl Driver {
     }
 
     fn publish(&mut self, count: usize) {
-        let draft = frame_of(TOPIC, &[0], count);
+        self.publish_for(&[0], count);
+    }
+
+    /// Publishes what these slots match.
+    fn publish_for(&mut self, slots: &[u32], count: usize) {
+        let draft = frame_of(TOPIC, slots, count);
         let view = FrameView {
             lsn: Lsn(0),
             topic: TOPIC,
@@ -384,6 +389,52 @@ fn nothing_new_is_delivered_while_the_shard_is_full_of_trouble() {
     assert_eq!(again.iter().map(|token| token.delivery).collect::<Vec<_>>(), [2; 5], "first what comes back");
     driver.settle(SettleVerb::Acknowledge, &again);
     assert_eq!(driver.receive(20).len(), 15);
+}
+
+#[test]
+fn who_waits_for_the_trouble_of_others_goes_on_when_it_has_ended() {
+    let mut driver = Driver::new(pull());
+    let two = SubscriptionNumber(2);
+    let input = SubscribeInput {
+        number: two,
+        slot: Slot(1),
+        topic: TOPIC,
+        policy: pull(),
+        end: Offset(0),
+        start: Offset(0),
+        existed: false,
+    };
+    driver.input(Input::Subscribe(input));
+    driver.shard.trouble = TroubleBudget::of(6);
+    driver.publish(6);
+    let tokens = driver.receive(6);
+    driver.settle(SettleVerb::Release { delay: seconds(3600) }, &tokens);
+    // The other has less than its share, so it goes on.
+    driver.publish_for(&[1], 4);
+    let receive =
+        |reply, max| Input::Receive { subscription: two, reply: ReplyId(reply), max, deadline: at(1_000) };
+    driver.input(receive(901, 3));
+    let effect = driver.effects.remove(0);
+    let Effect::Answer { answer: Answer::Received(events), .. } = effect else { panic!("{effect:?}") };
+    let token = |event: &LeasedEvent| LockToken {
+        subscription: two,
+        offset: event.offset,
+        delivery: event.delivery,
+        nonce: event.nonce,
+    };
+    let tokens: Vec<_> = events.iter().map(token).collect();
+    let verb = SettleVerb::Release { delay: seconds(3600) };
+    driver.input(Input::Settle { subscription: two, reply: ReplyId(902), verb, tokens: &tokens });
+    driver.effects.clear();
+    driver.input(receive(903, 1));
+    assert_eq!(driver.effects, [], "it has its share");
+    driver.input(Input::Unsubscribe { subscription: ONE });
+    driver.advance_to(driver.now);
+    assert!(
+        matches!(&driver.effects[..], [Effect::Answer { reply: ReplyId(903), answer: Answer::Received(one) }] if one.len() == 1),
+        "{:?}",
+        driver.effects
+    );
 }
 
 #[test]

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use http::Method;
+use http::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::arm::{Scope, Subscription, Topic};
+use crate::arm::{ManagementError, Scope, Subscription, Topic};
 use crate::output::{Output, printable};
 use crate::target::{Target, TargetArgs};
 
@@ -23,7 +23,7 @@ Each event that a subscription matched was delivered, dead-lettered, expired or 
 compares the counters with the log: it reads all that the log still has of the topic. It ends with status 1 when
 something is out of balance.";
 
-/// An audit reads as much as the log has of a topic, and lets others go first.
+/// An audit reads as much as the log has of a topic, in turns with others.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 #[derive(Clone, Debug, Args)]
@@ -45,8 +45,11 @@ pub(crate) async fn run(args: &AuditArgs, target: &TargetArgs, output: Output) -
             continue;
         }
         let path = format!("/gridwire/v1/subscriptions/{}/audit", counters["number"]);
-        let audit = target.management.ask(Method::POST, &path, None, PATIENCE).await;
-        let mut audit = audit.with_context(|| format!("failed to audit `{id}`"))?;
+        let mut audit = match target.management.ask(Method::POST, &path, None, PATIENCE).await {
+            // It was removed since it was listed.
+            Err(ManagementError::Refused(refusal)) if refusal.status == StatusCode::NOT_FOUND => continue,
+            audit => audit.with_context(|| format!("failed to audit `{id}`"))?,
+        };
         audit["counters"] = counters;
         if !output.is_json() {
             for line in describe(&audit, &target.scope, output) {
