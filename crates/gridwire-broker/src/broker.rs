@@ -26,6 +26,7 @@ use crate::deliveries::Deliveries;
 use crate::metrics::{Metrics, Named, merged};
 use crate::push::{Dispatcher, Forwarder, PushOptions};
 use crate::shards::{Missed, Outside, RecoveredShards, Shards};
+use crate::unmatched::UnmatchedFile;
 
 /// How long a stop waits: a little longer than the dispatcher lets attempts in flight go on.
 const STOP_PATIENCE: Duration = Duration::from_secs(12);
@@ -73,6 +74,8 @@ pub struct BrokerParts {
 pub enum StartError {
     #[error("a broker needs at least one shard")]
     NoShards,
+    #[error("failed to open the counters in {dir}: {source}")]
+    Counters { dir: PathBuf, source: std::io::Error },
 }
 
 /// See the crate.
@@ -83,6 +86,8 @@ pub struct Broker {
     table: Arc<ArcSwap<RoutingTable>>,
     /// Set by the first routing table: which shard has which subscription follows from it.
     shards: OnceLock<Arc<Shards>>,
+    /// How many events of each topic nobody matched.
+    unmatched: UnmatchedFile,
     /// One change of the table at a time.
     installing: Arc<tokio::sync::Mutex<()>>,
     tokens: LockTokens,
@@ -107,6 +112,8 @@ impl Broker {
         }
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
+        let unmatched = UnmatchedFile::open(&*disk, &data_dir)
+            .map_err(|source| StartError::Counters { dir: data_dir.clone(), source })?;
         let dead_letters = DeadLetters::new(disk, data_dir.join("deadletter"), options.threads)
             .with_accounts(&options.dead_letter_accounts, &net, &clock)
             .of_store(StoreTag::of(&token_secret));
@@ -147,6 +154,7 @@ impl Broker {
             outside: Arc::new(outside),
             table,
             shards: OnceLock::new(),
+            unmatched,
             installing,
             tokens: LockTokens::new(&token_secret),
             turns: Semaphore::new((options.shards / 2).max(1)),
@@ -187,7 +195,9 @@ impl Broker {
             let route = routes.get(&number)?;
             Some(Named { topic: labels.get(&route.topic)?, subscription: &route.name })
         };
-        self.outside.metrics.render(&self.outside.log.health(), &queues, topic_name, subscription_name)
+        let stored = |number| self.outside.log.end(number).0;
+        let health = self.outside.log.health();
+        self.outside.metrics.render(&health, &queues, stored, topic_name, subscription_name)
     }
 
     /// Whether events can be taken, and why not.
@@ -354,7 +364,7 @@ impl Broker {
             // starts must not be known any less surely.
             log.flush_state().await.map_err(|_| InstallError::Stopping)?;
         }
-        self.outside.metrics.follow(&table, &change);
+        self.outside.metrics.follow(&table, &change, |topic| self.unmatched.of(topic));
         self.table.store(Arc::clone(&table));
         shards.unsubscribe(change.gone).await?;
         // Only now: before, requests would find queues that are not awake yet.

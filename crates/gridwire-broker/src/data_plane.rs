@@ -45,6 +45,7 @@ async fn answer(broker: &Broker, request: Request, peer: Peer) -> Result<Respons
     match target {
         Target::Inspect { subscription, what } => inspect::answer(broker, &subscription, what, &parts).await,
         Target::Counters => books::list(broker, &table, &parts).await,
+        Target::TopicCounters => books::topics(broker, &table, &parts),
         Target::DeadLetters(operation) => {
             dead_letters::answer(broker, &table, &operation, &parts, body, peer).await
         }

@@ -2,7 +2,6 @@
 //! and counted when that is durable. Publishing is one way, forwarding the other.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use gridwire_core::event::Event;
 use gridwire_core::filter::MatchSet;
@@ -21,7 +20,6 @@ pub(crate) struct Intake {
     counters: Arc<TopicCounters>,
     /// `None` when nobody is to get any of them.
     pub(crate) draft: Option<FrameDraft>,
-    events: u64,
     unmatched: u64,
     tally: Tally,
 }
@@ -47,7 +45,7 @@ impl Intake {
                 frame.push(&matched, event);
             }
         }
-        Self { draft: frame.finish(), events: events.len() as u64, unmatched, tally, counters }
+        Self { draft: frame.finish(), unmatched, tally, counters }
     }
 
     /// Returns once they are on stable storage, and counted. Dropping the future does not take them back.
@@ -56,8 +54,7 @@ impl Intake {
             log.append_events(draft).await?;
         }
         self.tally.count();
-        self.counters.accepted.fetch_add(self.events, Ordering::Relaxed);
-        self.counters.unmatched.fetch_add(self.unmatched, Ordering::Relaxed);
+        self.counters.unmatched.add(self.unmatched);
         Ok(())
     }
 }

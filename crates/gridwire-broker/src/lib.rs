@@ -21,6 +21,7 @@ mod intake;
 mod metrics;
 mod push;
 mod shards;
+mod unmatched;
 
 pub use audit::{AuditError, Audited, AuditedEvent};
 pub use broker::{Broker, BrokerOptions, BrokerParts, StartError};

@@ -24,6 +24,8 @@ use counters::{BUCKETS, Histogram, OPERATIONS};
 pub(crate) use counters::{PullOperation, SubscriptionCounters, Tally, TopicCounters};
 use slots::Slots;
 
+use crate::unmatched::Unmatched;
+
 /// Series of one family; what is beyond is summed up as `other`. A page of a hundred thousand lines takes
 /// Prometheus longer than its interval, and nobody looks at each of ten thousand subscriptions.
 const SERIES_MAX: usize = 10_000;
@@ -121,12 +123,19 @@ impl Metrics {
 
     /// Makes counters for what `table` has; those of what it no longer has go. `change` is what it has other than
     /// the table before it: a walk over the subscriptions of a large domain would be dearer than the change.
-    pub(crate) fn follow(&self, table: &RoutingTable, change: &TableChange) {
+    /// `unmatched` knows how many events of a topic nobody matched before.
+    pub(crate) fn follow(
+        &self,
+        table: &RoutingTable,
+        change: &TableChange,
+        unmatched: impl Fn(TopicNumber) -> Unmatched,
+    ) {
         let mut of = self.of.write().expect("no panic while the counters are held");
         let ByNumber { topics, subscriptions } = &mut *of;
         topics.retain(|number, _| table.by_number.contains_key(number));
         for number in table.by_number.keys() {
-            topics.entry(*number).or_default();
+            let counters = || Arc::new(TopicCounters::after(unmatched(*number)));
+            topics.entry(*number).or_insert_with(counters);
         }
         let mut changed: BTreeMap<TopicNumber, Slots> = BTreeMap::new();
         let mut set = |route: &SubscriptionRoute, counters: Option<Arc<SubscriptionCounters>>| {
@@ -146,11 +155,13 @@ impl Metrics {
         }
     }
 
-    /// The whole page. `topic_name` and `subscription_name` find what to call them.
+    /// The whole page. `stored` is how many events each topic's log has had; `topic_name` and `subscription_name`
+    /// find what to call them.
     pub(crate) fn render<'a>(
         &self,
         health: &LogHealth,
         queues: &[(QueueStatus, Named<'a>)],
+        stored: impl Fn(TopicNumber) -> u64,
         topic_name: impl Fn(TopicNumber) -> Option<&'a str>,
         subscription_name: impl Fn(SubscriptionNumber) -> Option<Named<'a>>,
     ) -> String {
@@ -160,7 +171,9 @@ impl Metrics {
             (
                 of.topics
                     .iter()
-                    .filter_map(|(number, counters)| Some((topic_name(*number)?, Arc::clone(counters))))
+                    .filter_map(|(number, counters)| {
+                        Some((topic_name(*number)?, stored(*number), Arc::clone(counters)))
+                    })
                     .collect(),
                 of.subscriptions
                     .iter()
@@ -171,8 +184,10 @@ impl Metrics {
             )
         };
         for (family, series) in &PER_TOPIC {
-            let all = topics.iter().flat_map(|(topic, counters)| {
-                series(counters).into_iter().map(|(labels, value)| (Owner::Topic(topic), labels, value))
+            let all = topics.iter().flat_map(|(topic, stored, counters)| {
+                series(counters, *stored)
+                    .into_iter()
+                    .map(|(labels, value)| (Owner::Topic(topic), labels, value))
             });
             page.series(family, all);
         }

@@ -1,5 +1,5 @@
-//! The conservation law over `kill -9`: what matched was delivered, dead-lettered, expired or dropped, or is pending;
-//! and `gridwire audit` finds it so in the log.
+//! The laws of conservation over `kill -9`: what a topic accepted is stored or matched nobody; what matched was
+//! delivered, dead-lettered, expired or dropped, or is pending, and `gridwire audit` finds it so in the log.
 
 mod support;
 
@@ -53,6 +53,47 @@ fn audit(server: &Server, arguments: &[&str]) -> Output {
     let mut command = program();
     command.arg("audit").args(arguments).args(["--output", "json", "--data-dir"]).arg(server.data_dir());
     command.output().expect("the program runs")
+}
+
+/// Accepted, stored and unmatched, of the topic whose resource id ends so.
+fn taken(server: &Server, resource: &str) -> [u64; 3] {
+    let request =
+        Request::get("/gridwire/v1/topics").with("authorization", format!("Bearer {}", server.token));
+    let page = server.send(&request).expect(200).json();
+    let id = format!("{}/{resource}", group_path());
+    let topics = page["topics"].as_array().expect("an array");
+    let topic = topics.iter().find(|topic| topic["topic"] == id.as_str()).expect("it is listed");
+    ["accepted", "stored", "unmatched"].map(|name| topic[name].as_u64().expect("a number"))
+}
+
+#[test]
+fn what_a_topic_took_is_stored_or_matched_nobody_exactly_over_kills() {
+    let mut server = Server::start();
+    let arm = Arm::new(&server);
+    let namespace = arm.namespace("spaces");
+    arm.namespace_topic(&namespace, "orders");
+    arm.namespace_topic(&namespace, "idle");
+    let filters = json!({ "includedEventTypes": ["never.seen"] });
+    arm.queue(&namespace, "orders", "few", &json!({}), &filters);
+    let to_namespace = |batch: &Value| namespace.publish("orders", batch);
+    let orders = "namespaces/spaces/topics/orders";
+
+    publish(&server, to_namespace, "a", 700);
+    assert_eq!(taken(&server, orders), [700, 0, 700]);
+    server.kill9();
+    server.restart();
+    assert_eq!(taken(&server, orders), [700, 0, 700], "after a kill");
+    Arm::new(&server).queue(&namespace, "orders", "all", &json!({}), &json!({}));
+    publish(&server, to_namespace, "b", 300);
+    server.kill9();
+    server.restart();
+    assert_eq!(taken(&server, orders), [1_000, 300, 700], "after another");
+    assert_eq!(taken(&server, "namespaces/spaces/topics/idle"), [0; 3]);
+    let page = server.metrics();
+    for (name, value) in [("", 1_000.0), ("stored_", 300.0), ("unmatched_", 700.0)] {
+        let series = format!("gridwire_publish_events_{name}total{{topic=\"spaces/orders\"}}");
+        assert_eq!(metrics::value(&page, &series), Some(value), "{series}");
+    }
 }
 
 #[test]

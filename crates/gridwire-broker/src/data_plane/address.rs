@@ -56,6 +56,8 @@ pub(super) enum Target {
     },
     /// The counters of every subscription.
     Counters,
+    /// What every topic has taken.
+    TopicCounters,
     DeadLetters(dead_letters::Operation),
 }
 
@@ -136,6 +138,9 @@ pub(super) fn parse(parts: &Parts, base_domain: Option<&str>) -> Result<Target, 
             if is(gridwire, "gridwire") && is(v1, "v1") && is(subscriptions, "subscriptions") =>
         {
             Ok(Target::Counters)
+        }
+        [gridwire, v1, topics] if is(gridwire, "gridwire") && is(v1, "v1") && is(topics, "topics") => {
+            Ok(Target::TopicCounters)
         }
         [gridwire, v1, rest @ ..] if is(gridwire, "gridwire") && is(v1, "v1") => {
             let operation = dead_letters::Operation::parse(rest).ok_or_else(|| not_found(parts))?;
@@ -356,6 +361,7 @@ mod tests {
             Target::Inspect { what: Inspected::Counters, .. } => ("showCounters", true),
             Target::Inspect { what: Inspected::Audit, .. } => ("auditSubscription", true),
             Target::Counters => ("listCounters", true),
+            Target::TopicCounters => ("listTopicCounters", true),
             Target::DeadLetters(operation) => {
                 let name = match operation {
                     dead_letters::Operation::List { .. } => "listDeadLetters",
@@ -426,6 +432,7 @@ mod tests {
             ("cancelDeadLetterJob", false),
             ("endpointStatus", false),
             ("listCounters", false),
+            ("listTopicCounters", false),
             ("showCounters", false),
             ("auditSubscription", false),
         ]);

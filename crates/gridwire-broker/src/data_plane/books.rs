@@ -1,8 +1,8 @@
-//! A subscription's counters, and whether they are in balance with the log.
+//! The counters of topics and subscriptions, and whether the latter are in balance with the log.
 
 use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::audit::Finding;
-use gridwire_core::ids::SubscriptionNumber;
+use gridwire_core::ids::{SubscriptionNumber, TopicNumber};
 use gridwire_core::routing::{RoutingTable, SubscriptionRoute};
 use gridwire_core::shard::QueueStatus;
 use gridwire_http::Response;
@@ -29,23 +29,53 @@ async fn status(broker: &Broker) -> Result<Vec<QueueStatus>, ApiError> {
     all.ok_or_else(unavailable)
 }
 
-/// The counters of every subscription, by number, those after `after`.
-pub(super) async fn list(broker: &Broker, table: &RoutingTable, parts: &Parts) -> Result<Response, ApiError> {
+/// The number behind which a page of a list begins; `None` for the first.
+fn page_after(parts: &Parts) -> Result<Option<u32>, ApiError> {
     if parts.method != http::Method::GET {
         return Err(
             ApiError::new(ErrorCode::MethodNotAllowed, "Only GET is supported here.").with_allow("GET")
         );
     }
-    let after = match address::query(parts, "after").as_slice() {
-        [] => None,
-        [after] => {
-            let number = after
-                .parse()
-                .map_err(|_| ApiError::new(ErrorCode::InvalidRequest, "after must be an integer."))?;
-            Some(SubscriptionNumber(number))
-        }
-        _ => return Err(ApiError::new(ErrorCode::InvalidRequest, "after is given more than once.")),
-    };
+    match address::query(parts, "after").as_slice() {
+        [] => Ok(None),
+        [after] => after
+            .parse()
+            .map(Some)
+            .map_err(|_| ApiError::new(ErrorCode::InvalidRequest, "after must be an integer.")),
+        _ => Err(ApiError::new(ErrorCode::InvalidRequest, "after is given more than once.")),
+    }
+}
+
+/// What every topic has taken, by number, those after `after`: `accepted` = `stored` + `unmatched`.
+pub(super) fn topics(broker: &Broker, table: &RoutingTable, parts: &Parts) -> Result<Response, ApiError> {
+    let after = page_after(parts)?.map(TopicNumber);
+    let mut numbers: Vec<_> =
+        table.by_number.keys().copied().filter(|number| after.is_none_or(|after| after < *number)).collect();
+    numbers.sort_unstable();
+    let next = numbers.get(PAGE_MAX).and_then(|_| numbers.get(PAGE_MAX - 1)).map(|number| number.0);
+    numbers.truncate(PAGE_MAX);
+    let outside = broker.outside();
+    let shown: Vec<Value> = numbers
+        .into_iter()
+        .filter_map(|number| {
+            let topic = table.by_number.get(&number)?;
+            let (stored, unmatched) =
+                (outside.log.end(number).0, outside.metrics.topic(number).unmatched.get());
+            Some(json!({
+                "number": number.0,
+                "topic": topic.resource_id,
+                "accepted": stored.saturating_add(unmatched),
+                "stored": stored,
+                "unmatched": unmatched,
+            }))
+        })
+        .collect();
+    Ok(gridwire_http::json(StatusCode::OK, json!({ "topics": shown, "next": next }).to_string()))
+}
+
+/// The counters of every subscription, by number, those after `after`.
+pub(super) async fn list(broker: &Broker, table: &RoutingTable, parts: &Parts) -> Result<Response, ApiError> {
+    let after = page_after(parts)?.map(SubscriptionNumber);
     let routes: std::collections::BTreeMap<_, _> =
         table.subscriptions().into_iter().map(|route| (route.number, route)).collect();
     let all = status(broker).await?;

@@ -54,30 +54,40 @@ pub(super) type Series = Vec<(String, u64)>;
 const TOPIC: &str = "topic";
 const SUBSCRIPTION: &str = "topic, subscription";
 
-type PerTopic = (Family, fn(&TopicCounters) -> Series);
+/// The figure of a topic with so many events stored.
+type PerTopic = (Family, fn(&TopicCounters, u64) -> Series);
 type PerSubscription = (Family, fn(&SubscriptionCounters) -> Series);
 type PerQueue = (Family, fn(&QueueStatus) -> u64);
 type Global = (Family, fn(&Metrics) -> &AtomicU64);
 type OfLog = (Family, fn(&LogHealth) -> f64);
 
-pub(super) const PER_TOPIC: [PerTopic; 3] = [
+pub(super) const PER_TOPIC: [PerTopic; 4] = [
     (
         counter(
             "gridwire_publish_events_total",
             TOPIC,
-            "Events accepted.",
+            "Events accepted since the topic was made, those put back by a redrive included: stored and unmatched.",
             "PublishSuccessCount, SuccessfulPublishedEvents",
         ),
-        |topic| one(&topic.accepted),
+        |topic, stored| plain(stored.saturating_add(topic.unmatched.get())),
+    ),
+    (
+        counter(
+            "gridwire_publish_events_stored_total",
+            TOPIC,
+            "Events accepted that at least one subscription matched, since the topic was made.",
+            "",
+        ),
+        |_, stored| plain(stored),
     ),
     (
         counter(
             "gridwire_publish_events_unmatched_total",
             TOPIC,
-            "Events accepted that no subscription matched.",
+            "Events accepted that no subscription matched, since the topic was made.",
             "UnmatchedEventCount, UnMatchedEvents",
         ),
-        |topic| one(&topic.unmatched),
+        |topic, _| plain(topic.unmatched.get()),
     ),
     (
         counter(
@@ -86,7 +96,7 @@ pub(super) const PER_TOPIC: [PerTopic; 3] = [
             "Publish requests refused, by error code.",
             "PublishFailCount, FailedPublishedEvents",
         ),
-        |topic| {
+        |topic, _| {
             let names: [&str; ERRORS] = std::array::from_fn(|index| ErrorCode::ALL[index].as_str());
             topic.refused.counted(&names).map(|(error, count)| (label("error", error), count)).collect()
         },
@@ -474,7 +484,11 @@ pub(super) const LOG: [OfLog; 19] = [
 ];
 
 fn one(counter: &AtomicU64) -> Series {
-    vec![(String::new(), counter.load(Ordering::Relaxed))]
+    plain(counter.load(Ordering::Relaxed))
+}
+
+fn plain(value: u64) -> Series {
+    vec![(String::new(), value)]
 }
 
 /// A label as it stands in a series. Values come from closed sets and need no escaping.

@@ -14,6 +14,7 @@ use gridwire_core::retry::Outcome;
 use gridwire_core::shard::{DeadLetterReason, Settlement, TokenError};
 
 use super::slots::Slots;
+use crate::unmatched::Unmatched;
 
 /// Upper bounds of the latency histograms, in seconds.
 pub(super) const BUCKETS: [f64; 14] =
@@ -113,10 +114,8 @@ pub(crate) enum PullOperation {
 /// Counters of one topic.
 #[derive(Debug, Default)]
 pub(crate) struct TopicCounters {
-    /// Events in requests that were answered with success.
-    pub(crate) accepted: AtomicU64,
-    /// Those of them that no subscription matched.
-    pub(crate) unmatched: AtomicU64,
+    /// Events that were taken and that no subscription matched, ever.
+    pub(crate) unmatched: Unmatched,
     /// Publish requests refused, by error.
     pub(super) refused: ByLabel<ERRORS>,
     /// The subscriptions by slot, for counting matches. Replaced as a whole when they change.
@@ -150,6 +149,11 @@ impl Tally {
 }
 
 impl TopicCounters {
+    /// Of a topic of which `unmatched` is known already.
+    pub(super) fn after(unmatched: Unmatched) -> Self {
+        Self { unmatched, ..Self::default() }
+    }
+
     pub(crate) fn tally(&self) -> Tally {
         Tally { slots: self.slots.load_full(), counts: BTreeMap::new() }
     }

@@ -9,7 +9,6 @@ use gridwire_core::ids::{Offset, Slot};
 use gridwire_core::retry::Outcome;
 use gridwire_core::shard::{DeadLetterReason, Settlement, TokenError, Totals};
 
-use super::counters::add;
 use super::*;
 
 const TOPIC: TopicNumber = TopicNumber(1);
@@ -32,7 +31,7 @@ fn metrics() -> (Metrics, Arc<TopicCounters>, Arc<SubscriptionCounters>) {
 const NAMED: Named<'static> = Named { topic: "orders", subscription: "audit" };
 
 fn page(metrics: &Metrics) -> String {
-    metrics.render(&LogHealth::default(), &[], |_| Some("orders"), |_| Some(NAMED))
+    metrics.render(&LogHealth::default(), &[], |_| 4, |_| Some("orders"), |_| Some(NAMED))
 }
 
 #[track_caller]
@@ -45,7 +44,7 @@ fn check(page: &str, lines: &[&str]) {
 #[test]
 fn the_page_holds_what_was_counted() {
     let (metrics, topic, _) = metrics();
-    add(&topic.accepted, 7);
+    topic.unmatched.add(3);
     topic.refuse(ErrorCode::InvalidEvent);
     metrics.publish_seconds.observe(Duration::from_millis(3));
     metrics.publish_seconds.observe(Duration::from_secs(60));
@@ -54,6 +53,8 @@ fn the_page_holds_what_was_counted() {
         &page(&metrics),
         &[
             "gridwire_publish_events_total{topic=\"orders\"} 7",
+            "gridwire_publish_events_stored_total{topic=\"orders\"} 4",
+            "gridwire_publish_events_unmatched_total{topic=\"orders\"} 3",
             "gridwire_publish_requests_refused_total{topic=\"orders\",error=\"invalid_event\"} 1",
             "gridwire_publish_seconds_bucket{le=\"0.002\"} 0",
             "gridwire_publish_seconds_bucket{le=\"0.005\"} 1",
@@ -177,7 +178,8 @@ fn figures_with_the_same_labels_are_one_series() {
 #[test]
 fn a_queues_figures_come_from_its_status() {
     let status = queue(5);
-    let page = Metrics::default().render(&LogHealth::default(), &[(status, NAMED)], |_| None, |_| None);
+    let page =
+        Metrics::default().render(&LogHealth::default(), &[(status, NAMED)], |_| 0, |_| None, |_| None);
     let labels = "topic=\"orders\",subscription=\"audit\"";
     check(
         &page,

@@ -73,13 +73,11 @@ impl Forwarder {
     /// no target for may find it in the one that is on its way.
     async fn route_to(&self, target: &ForwardTarget) -> Option<Arc<TopicRoute>> {
         let known = || self.table.load().forward_target(target).cloned();
-        match known() {
-            Some(topic) => Some(topic),
-            None => {
-                drop(self.installing.lock().await);
-                known()
-            }
+        if let Some(topic) = known() {
+            return Some(topic);
         }
+        drop(self.installing.lock().await);
+        known()
     }
 }
 
