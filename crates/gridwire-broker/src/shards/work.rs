@@ -38,8 +38,8 @@ const BATCH_SHOWN_MAX: usize = 100;
 /// there are no more of them than writes at a time.
 const LETTER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Matches in one step of a count, and the pause before each: a count keeps a reader busy for a small part of the
-/// time, and is through five million events in some seconds all the same.
+/// Matches in one step of a count, and the pause before each: where the blocks have their indexes a count keeps a
+/// reader busy for a small part of the time. A block without one is read whole, for which no pause makes up.
 const COUNT_MAX: usize = 4_096;
 const COUNT_PAUSE: Duration = Duration::from_millis(5);
 
