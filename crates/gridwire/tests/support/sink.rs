@@ -156,9 +156,15 @@ impl Sink {
         self.shared.handshakes.lock().expect("no panic while it is held").clone()
     }
 
-    /// Waits until `done` finds what it wants in the deliveries so far.
+    /// Waits until `done` finds what it wants in the deliveries so far. It is asked at each arrival, with all of them:
+    /// where thousands come, it must not read again what it has read.
     #[track_caller]
-    pub(crate) fn wait<T>(&self, what: &str, limit: Duration, done: impl Fn(&[Delivery]) -> Option<T>) -> T {
+    pub(crate) fn wait<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut done: impl FnMut(&[Delivery]) -> Option<T>,
+    ) -> T {
         let end = now() + limit;
         let mut deliveries = self.shared.deliveries.lock().expect("no panic while it is held");
         loop {
