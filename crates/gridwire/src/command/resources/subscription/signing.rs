@@ -4,8 +4,9 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{explained, hint, list, text};
 use crate::arm::Subscription;
+use crate::command::hint;
+use crate::command::resources::{explained, list, text};
 use crate::output::Output;
 use crate::target::Target;
 

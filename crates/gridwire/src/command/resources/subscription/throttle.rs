@@ -3,8 +3,9 @@
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use super::{explained, hint};
 use crate::arm::Subscription;
+use crate::command::hint;
+use crate::command::resources::explained;
 use crate::output::Output;
 use crate::target::Target;
 
