@@ -10,7 +10,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gridwire_broker::{AccountKind, AccountOptions};
 
-use super::{Key, Problem, Raw};
+use super::keys::Key;
+use super::layers::Raw;
+use super::report::Problem;
 
 /// What comes before an account's name, in the file and in variables.
 pub(super) const SECTION: &str = "dead_letter.accounts";
@@ -236,7 +238,7 @@ mod tests {
             let mut problems = Vec::new();
             accounts.settle(&mut problems);
             assert_eq!(problems.len(), 1, "{members:?}");
-            let shown = format!("{} {:?}", super::super::Report(problems), accounts.in_force());
+            let shown = format!("{} {:?}", super::super::report::Report(problems), accounts.in_force());
             assert!(!shown.contains("hunter2"), "{shown}");
         }
     }
