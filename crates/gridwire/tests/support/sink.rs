@@ -1,5 +1,6 @@
 //! A webhook: answers both handshakes, keeps what it is sent, and answers as it is told.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -75,6 +76,8 @@ type Script = dyn Fn(&Delivery, usize) -> Reply + Send + Sync;
 
 struct Shared {
     deliveries: Mutex<Vec<Delivery>>,
+    /// How many of them came to each path. Locked only while `deliveries` is.
+    counts: Mutex<HashMap<String, usize>>,
     handshakes: Mutex<Vec<Delivery>>,
     arrived: Condvar,
     consent: Consent,
@@ -118,6 +121,7 @@ impl Sink {
         let port = listener.local_addr().expect("a bound port").port();
         let shared = Arc::new(Shared {
             deliveries: Mutex::default(),
+            counts: Mutex::default(),
             handshakes: Mutex::default(),
             arrived: Condvar::new(),
             consent,
@@ -148,7 +152,8 @@ impl Sink {
 
     /// What came to one path.
     pub(crate) fn at(&self, path: &str) -> Vec<Delivery> {
-        self.deliveries().into_iter().filter(|delivery| delivery.path == path).collect()
+        let deliveries = self.shared.deliveries.lock().expect("no panic while it is held");
+        deliveries.iter().filter(|delivery| delivery.path == path).cloned().collect()
     }
 
     /// Requests for its consent.
@@ -185,9 +190,12 @@ impl Sink {
     /// Waits for `count` deliveries to a path.
     #[track_caller]
     pub(crate) fn wait_at(&self, path: &str, count: usize, limit: Duration) -> Vec<Delivery> {
+        let is_there = |delivery: &&Delivery| delivery.path == path;
+        let (mut found, mut seen) = (0, 0);
         self.wait(&format!("{count} deliveries to {path}"), limit, |deliveries| {
-            let found: Vec<_> = deliveries.iter().filter(|delivery| delivery.path == path).cloned().collect();
-            (found.len() >= count).then_some(found)
+            found += deliveries[seen..].iter().filter(is_there).count();
+            seen = deliveries.len();
+            (found >= count).then(|| deliveries.iter().filter(is_there).cloned().collect())
         })
     }
 }
@@ -230,8 +238,10 @@ async fn answer(
     }
     let reply = {
         let mut deliveries = shared.deliveries.lock().expect("no panic while it is held");
-        let before = deliveries.iter().filter(|earlier| earlier.path == delivery.path).count();
-        let reply = (shared.script)(&delivery, before);
+        let mut counts = shared.counts.lock().expect("no panic while it is held");
+        let count = counts.entry(delivery.path.clone()).or_default();
+        let reply = (shared.script)(&delivery, *count);
+        *count += 1;
         deliveries.push(delivery);
         reply
     };
