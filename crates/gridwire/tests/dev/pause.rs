@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use crate::support::arm::{GROUP, SUBSCRIPTION, Topic, webhook_body};
 use crate::support::dev::{Dev, seconds, without_jitter};
-use crate::support::{Arm, Request, Server, Sink, events, metrics, program};
+use crate::support::endpoint::{endpoint, gauge};
+use crate::support::{Arm, Server, Sink, events, program};
 
 const SOON: Duration = Duration::from_secs(15);
 const HOOK: &str = "topics/orders/eventSubscriptions/hook";
@@ -32,17 +33,6 @@ fn done(server: &Server, line: &str) -> String {
     let (succeeded, said) = told(server, line);
     assert!(succeeded, "{line}: {said}");
     said
-}
-
-fn endpoint(server: &Server, id: &str) -> Value {
-    let request = Request::get(format!("/gridwire/v1/subscriptions/{}/endpoint", id.trim_start_matches('/')))
-        .with("authorization", format!("Bearer {}", server.token));
-    server.send(&request).expect(200).json()
-}
-
-fn gauge(server: &Server, subscription: &str, name: &str) -> Option<f64> {
-    let labels = format!("{{topic=\"orders\",subscription=\"{subscription}\"}}");
-    metrics::value(&server.metrics(), &format!("gridwire_delivery_endpoint_{name}{labels}"))
 }
 
 fn publish(server: &Server, topic: &Topic, count: usize) {

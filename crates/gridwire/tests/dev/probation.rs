@@ -6,20 +6,10 @@ use serde_json::{Value, json};
 
 use crate::support::arm::{GROUP, SUBSCRIPTION};
 use crate::support::dev::{Dev, seconds, time, without_jitter};
-use crate::support::{Arm, Request, Server, Sink, events, metrics, program};
+use crate::support::endpoint::{endpoint, gauge};
+use crate::support::{Arm, Request, Server, Sink, events, program};
 
 const SOON: Duration = Duration::from_secs(15);
-
-fn endpoint(server: &Server, id: &str) -> Value {
-    let request = Request::get(format!("/gridwire/v1/subscriptions/{}/endpoint", id.trim_start_matches('/')))
-        .with("authorization", format!("Bearer {}", server.token));
-    server.send(&request).expect(200).json()
-}
-
-fn gauge(server: &Server, subscription: &str, name: &str) -> Option<f64> {
-    let labels = format!("{{topic=\"orders\",subscription=\"{subscription}\"}}");
-    metrics::value(&server.metrics(), &format!("gridwire_delivery_endpoint_{name}{labels}"))
-}
 
 #[test]
 fn after_ten_failures_new_events_wait_as_long_as_documented_and_a_neighbour_does_not() {

@@ -6,6 +6,7 @@
 pub(crate) mod arm;
 pub(crate) mod client;
 pub(crate) mod dev;
+pub(crate) mod endpoint;
 pub(crate) mod events;
 pub(crate) mod load;
 pub(crate) mod metrics;
