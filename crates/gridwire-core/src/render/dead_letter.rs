@@ -30,8 +30,6 @@ impl DeadLetterInfo<'_> {
     pub const NOT_SETTLED: &'static str = "Event was not acknowledged nor rejected.";
     /// The result of a pull delivery that ended by reject.
     pub const REJECTED: &'static str = "Event was rejected.";
-    /// The result of a pull delivery that ended by release.
-    pub const RELEASED: &'static str = "Event was released.";
 }
 
 /// `deadLetterReason` of a custom topic's dead letter. The status of an undeliverable one goes by the name
