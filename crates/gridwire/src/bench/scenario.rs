@@ -9,6 +9,7 @@ pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod sick_backlog;
 
+mod healthy;
 mod memory;
 mod patients;
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::args::{Kind, Schema};
+use super::args::{Kind, Schema, ShapeArgs};
 use super::body::domain_topic;
 use super::connection::{Client, Route, Target};
 
@@ -111,7 +111,19 @@ pub(crate) struct Pull {
     pub(crate) acknowledge: Route,
 }
 
-impl Plan<'_> {
+impl<'a> Plan<'a> {
+    /// What `shape` describes, for bodies of this content type.
+    pub(crate) fn new(
+        run: &'a str,
+        kind: Kind,
+        shape: &ShapeArgs,
+        content_type: &'a str,
+        delivery: Delivery<'a>,
+    ) -> Self {
+        let ShapeArgs { schema, topics, subscriptions, .. } = *shape;
+        Self { run, kind, schema, content_type, topics, subscriptions, delivery }
+    }
+
     /// Makes everything and returns the topics, ready to publish to.
     pub(crate) async fn make(&self, on: &mut Management) -> anyhow::Result<Vec<Topic>> {
         match self.kind {

@@ -83,15 +83,8 @@ async fn measure(args: &BacklogArgs, stage: &mut Stage) -> anyhow::Result<Report
     let template = template(Kind::Namespace, &shape, args.batch)?;
     let (progress, _shown) = Progress::start();
     progress.phase("setting up");
-    let plan = Plan {
-        run: &stage.run,
-        kind: Kind::Namespace,
-        schema: shape.schema,
-        content_type: template.content_type,
-        topics: 1,
-        subscriptions: args.subscriptions,
-        delivery: Delivery::Pull { events_max: RECEIVE },
-    };
+    let delivery = Delivery::Pull { events_max: RECEIVE };
+    let plan = Plan::new(&stage.run, Kind::Namespace, &shape, template.content_type, delivery);
     let topic = plan.make(&mut stage.management).await?.pop().context("one topic was asked for")?;
     let backlog = args.events.div_ceil(template.events()) * template.events();
     let mut report = Report::new("backlog");

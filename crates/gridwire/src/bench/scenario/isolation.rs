@@ -11,11 +11,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 
-use super::latency::{WINDOW, open_slice};
+use super::healthy::Healthy;
+use super::latency::{WINDOW, WarmUp, open_slice};
 use super::patients::{ASKED, Ward};
-use super::push::{DRAIN_PATIENCE, saturate};
 use super::{conclude, tell_conditions, template};
 use crate::bench::args::{IsolationArgs, Kind, Schema, ShapeArgs};
 use crate::bench::connection::Client;
@@ -23,8 +23,6 @@ use crate::bench::load::{Load, Pacing, Tally, Window};
 use crate::bench::numbers::{float, median, per_second, quotient};
 use crate::bench::progress::Progress;
 use crate::bench::report::{Cell, Ratio, Report, Series, Slice, Table};
-use crate::bench::setup::{Delivery, Plan};
-use crate::bench::sink::{Manner, Sink};
 use crate::bench::stage::Stage;
 
 /// What the design asks for: the healthy endpoints' 99th percentile may grow by half.
@@ -54,21 +52,8 @@ async fn measure(args: &IsolationArgs, ward: &Ward, stage: &mut Stage) -> anyhow
     let template = template(Kind::Topic, &shape, 1)?;
     let (progress, _shown) = Progress::start();
     progress.phase("setting up");
-    let (sink, _sink_stop) = Sink::start_many(args.healthy, Manner::Prompt).await?;
-    let plan = Plan {
-        run: &stage.run,
-        kind: Kind::Topic,
-        schema: shape.schema,
-        content_type: template.content_type,
-        topics: 1,
-        subscriptions: 0, // Each has an endpoint of its own, so they are made one by one.
-        delivery: Delivery::Push { url: "", events_max: 1 },
-    };
-    let topic = plan.make(&mut stage.management).await?.pop().context("one topic was asked for")?;
-    for (number, url) in sink.urls().enumerate() {
-        let name = format!("healthy-{number}");
-        stage.management.subscribe(&topic.path, &name, shape.schema, &url, 1).await?;
-    }
+    let Healthy { topic, publish, sink, .. } =
+        &Healthy::subscribe(stage, &shape, template.content_type).await?;
 
     let mut report = Report::new("isolation");
     tell_conditions(&mut report, Kind::Topic, &shape, &template, &args.load);
@@ -76,32 +61,16 @@ async fn measure(args: &IsolationArgs, ward: &Ward, stage: &mut Stage) -> anyhow
     let copies = u64::from(args.healthy);
     let mut load = Load {
         template: Arc::new(template),
-        routes: vec![topic.publish].into(),
-        pacing: Pacing::Window(Arc::new(Window::new(WINDOW, copies, Arc::clone(&sink)))),
+        routes: vec![publish.clone()].into(),
+        pacing: Pacing::Window(Arc::new(Window::new(WINDOW, copies, Arc::clone(sink)))),
         duration: args.load.warmup,
         requests_max: None,
         sequence: Arc::default(),
         progress: Arc::clone(&progress),
     };
     let mut clients = Client::pool(&stage.target, args.load.connections, args.load.streams);
-    progress.phase("warming up");
-    let mut published = saturate(&load, &mut clients, &sink).await.1;
-    let rate = if let Some(rate) = args.rate {
-        rate
-    } else {
-        progress.phase("finding the most that is delivered");
-        load.duration = args.load.duration;
-        let (tally, events) = saturate(&load, &mut clients, &sink).await;
-        published += events;
-        let most = quotient(float(tally.events), tally.elapsed.as_secs_f64()) / float(copies);
-        let reason = tally.sample.as_deref().unwrap_or("nothing arrived");
-        ensure!(tally.events > 0, "the server delivers nothing to take half of: {reason}");
-        report.fact("most_events_per_second", most);
-        most / 2.0
-    };
-    report.fact("intended_events_per_second", rate);
-    ensure!(sink.wait_for(published * copies, DRAIN_PATIENCE).await, "deliveries of the warm-up never came");
-
+    let warm_up = WarmUp { clients: &mut clients, sink, copies, duration: args.load.duration };
+    let rate = warm_up.rate(&mut load, args.rate, &mut report).await?;
     load.pacing = Pacing::Open { requests_per_second: rate };
     load.duration = args.load.duration;
     let mut runs = Runs { table: Table::new("run", &COLUMNS), p99: [Vec::new(), Vec::new()] };
@@ -111,10 +80,9 @@ async fn measure(args: &IsolationArgs, ward: &Ward, stage: &mut Stage) -> anyhow
         for sick in [false, true] {
             let name = if sick { "with" } else { "without" };
             progress.phase(format!("{name} the sick {number}/{}", args.load.slices));
-            let patients =
-                if sick { Some(ward.fall_ill(&mut stage.management, &topic.path).await?) } else { None };
+            let patients = if sick { Some(ward.fall_ill(&mut stage.management, topic).await?) } else { None };
             let before = stage.usage().await;
-            let slice = open_slice(&load, &mut clients, &sink, copies).await;
+            let slice = open_slice(&load, &mut clients, sink, copies).await;
             let after = stage.usage().await;
             let name = format!("{name} {number}");
             if let Some(patients) = patients {

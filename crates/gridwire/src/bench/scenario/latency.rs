@@ -2,6 +2,9 @@
 //! server can keep up with.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::ensure;
 
 use super::push::{DRAIN_PATIENCE, saturate};
 use super::{conclude, tell_conditions, template};
@@ -25,21 +28,14 @@ pub(crate) async fn run(args: &LatencyArgs) -> anyhow::Result<Report> {
 }
 
 async fn measure(args: &LatencyArgs, stage: &mut Stage) -> anyhow::Result<Report> {
-    anyhow::ensure!(args.shape.subscriptions > 0, "nothing arrives without a subscription");
+    ensure!(args.shape.subscriptions > 0, "nothing arrives without a subscription");
     let template = template(args.kind, &args.shape, args.batch)?;
     let (progress, _shown) = Progress::start();
     progress.phase("setting up");
     let (sink, _sink_stop) = Sink::start().await?;
     let url = sink.url();
-    let plan = Plan {
-        run: &stage.run,
-        kind: args.kind,
-        schema: args.shape.schema,
-        content_type: template.content_type,
-        topics: args.shape.topics,
-        subscriptions: args.shape.subscriptions,
-        delivery: Delivery::Push { url: &url, events_max: 1 },
-    };
+    let delivery = Delivery::Push { url: &url, events_max: 1 };
+    let plan = Plan::new(&stage.run, args.kind, &args.shape, template.content_type, delivery);
     let topics = plan.make(&mut stage.management).await?;
 
     let mut report = Report::new("latency");
@@ -55,28 +51,8 @@ async fn measure(args: &LatencyArgs, stage: &mut Stage) -> anyhow::Result<Report
         progress: Arc::clone(&progress),
     };
     let mut clients = Client::pool(&stage.target, args.load.connections, args.load.streams);
-    progress.phase("warming up");
-    let mut published = saturate(&load, &mut clients, &sink).await.1;
-    let rate = if let Some(rate) = args.rate {
-        rate
-    } else {
-        progress.phase("finding the most that is delivered");
-        load.duration = args.load.duration;
-        let (tally, events) = saturate(&load, &mut clients, &sink).await;
-        published += events;
-        let most = quotient(float(tally.events), tally.elapsed.as_secs_f64()) / float(copies);
-        let reason = tally.sample.as_deref().unwrap_or("nothing arrived");
-        anyhow::ensure!(tally.events > 0, "the server delivers nothing to take half of: {reason}");
-        report.fact("most_events_per_second", most);
-        most / 2.0
-    };
-    report.fact("intended_events_per_second", rate);
-    anyhow::ensure!(
-        sink.wait_for(published * copies, DRAIN_PATIENCE).await,
-        "{} deliveries of the warm-up never came",
-        published * copies - sink.delivered().min(published * copies)
-    );
-
+    let warm_up = WarmUp { clients: &mut clients, sink: &sink, copies, duration: args.load.duration };
+    let rate = warm_up.rate(&mut load, args.rate, &mut report).await?;
     load.pacing = Pacing::Open { requests_per_second: rate / float(load.template.events()) };
     load.duration = args.load.duration;
     let mut answers = Series::new("publish, until answered");
@@ -103,6 +79,50 @@ async fn measure(args: &LatencyArgs, stage: &mut Stage) -> anyhow::Result<Report
         report.series.push(direct);
     }
     Ok(report)
+}
+
+/// What comes before slices at a rate: a warm-up, and where no rate is given, finding it out.
+pub(super) struct WarmUp<'a> {
+    pub(super) clients: &'a mut Vec<Client>,
+    pub(super) sink: &'a Sink,
+    /// Deliveries of each event.
+    pub(super) copies: u64,
+    /// How long to look for the most that is delivered.
+    pub(super) duration: Duration,
+}
+
+impl WarmUp<'_> {
+    /// Events a second for the slices: as `given`, or half of the most that the server delivers.
+    pub(super) async fn rate(
+        self,
+        load: &mut Load,
+        given: Option<f64>,
+        report: &mut Report,
+    ) -> anyhow::Result<f64> {
+        load.progress.phase("warming up");
+        let mut published = saturate(load, self.clients, self.sink).await.1;
+        let rate = if let Some(rate) = given {
+            rate
+        } else {
+            load.progress.phase("finding the most that is delivered");
+            load.duration = self.duration;
+            let (tally, events) = saturate(load, self.clients, self.sink).await;
+            published += events;
+            let most = quotient(float(tally.events), tally.elapsed.as_secs_f64()) / float(self.copies);
+            let reason = tally.sample.as_deref().unwrap_or("nothing arrived");
+            ensure!(tally.events > 0, "the server delivers nothing to take half of: {reason}");
+            report.fact("most_events_per_second", most);
+            most / 2.0
+        };
+        report.fact("intended_events_per_second", rate);
+        let expected = published * self.copies;
+        ensure!(
+            self.sink.wait_for(expected, DRAIN_PATIENCE).await,
+            "{} deliveries of the warm-up never came",
+            expected - self.sink.delivered().min(expected)
+        );
+        Ok(rate)
+    }
 }
 
 pub(super) struct OpenSlice {

@@ -38,18 +38,11 @@ async fn measure(args: &PublishArgs, stage: &mut Stage) -> anyhow::Result<Report
     progress.phase("setting up");
     let (sink, _sink_stop) = Sink::start().await?;
     let url = sink.url();
-    let plan = Plan {
-        run: &stage.run,
-        kind: args.kind,
-        schema: args.shape.schema,
-        content_type: template.content_type,
-        topics: args.shape.topics,
-        subscriptions: args.shape.subscriptions,
-        delivery: match args.kind {
-            Kind::Topic => Delivery::Push { url: &url, events_max: 1 },
-            Kind::Namespace => Delivery::Pull { events_max: 1 },
-        },
+    let delivery = match args.kind {
+        Kind::Topic => Delivery::Push { url: &url, events_max: 1 },
+        Kind::Namespace => Delivery::Pull { events_max: 1 },
     };
+    let plan = Plan::new(&stage.run, args.kind, &args.shape, template.content_type, delivery);
     let topics = plan.make(&mut stage.management).await?;
     let routes: Vec<Route> = topics.into_iter().map(|topic| topic.publish).collect();
 

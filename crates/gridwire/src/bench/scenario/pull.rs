@@ -38,15 +38,8 @@ async fn measure(args: &PullArgs, stage: &mut Stage) -> anyhow::Result<Report> {
     let template = template(Kind::Namespace, &args.shape, args.batch)?;
     let (progress, _shown) = Progress::start();
     progress.phase("setting up");
-    let plan = Plan {
-        run: &stage.run,
-        kind: Kind::Namespace,
-        schema: args.shape.schema,
-        content_type: template.content_type,
-        topics: args.shape.topics,
-        subscriptions: args.shape.subscriptions,
-        delivery: Delivery::Pull { events_max: args.receive },
-    };
+    let delivery = Delivery::Pull { events_max: args.receive };
+    let plan = Plan::new(&stage.run, Kind::Namespace, &args.shape, template.content_type, delivery);
     let topics = plan.make(&mut stage.management).await?;
     let (routes, subscriptions): (Vec<_>, Vec<_>) =
         topics.into_iter().map(|topic| (topic.publish, topic.pull)).unzip();

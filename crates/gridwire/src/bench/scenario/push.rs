@@ -58,15 +58,8 @@ async fn measure(args: &PushArgs, stage: &mut Stage) -> anyhow::Result<Report> {
     progress.phase("setting up");
     let (sink, _sink_stop) = Sink::start().await?;
     let url = sink.url();
-    let plan = Plan {
-        run: &stage.run,
-        kind: args.kind,
-        schema: args.shape.schema,
-        content_type: template.content_type,
-        topics: args.shape.topics,
-        subscriptions: args.shape.subscriptions,
-        delivery: Delivery::Push { url: &url, events_max: args.delivery_batch },
-    };
+    let delivery = Delivery::Push { url: &url, events_max: args.delivery_batch };
+    let plan = Plan::new(&stage.run, args.kind, &args.shape, template.content_type, delivery);
     let topics = plan.make(&mut stage.management).await?;
 
     let mut report = Report::new("push");

@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use tokio_util::sync::DropGuard;
 
+use super::healthy::Healthy;
 use super::memory::Memory;
 use super::patients::{ASKED, Patients, Ward};
 use super::push::DRAIN_PATIENCE;
@@ -23,8 +23,6 @@ use crate::bench::load::{Load, Pacing, Window};
 use crate::bench::numbers::per_second;
 use crate::bench::progress::Progress;
 use crate::bench::report::{Cell, Report, Table};
-use crate::bench::setup::{Delivery, Plan};
-use crate::bench::sink::{Manner, Sink};
 use crate::bench::stage::Stage;
 use crate::bench::stopwatch::Moment;
 
@@ -55,22 +53,8 @@ async fn measure(args: &SickBacklogArgs, ward: &Ward, stage: &mut Stage) -> anyh
     let template = template(Kind::Topic, &shape, args.batch)?;
     let (progress, _shown) = Progress::start();
     progress.phase("setting up");
-    let (sink, stop) = Sink::start_many(args.healthy, Manner::Prompt).await?;
-    let plan = Plan {
-        run: &stage.run,
-        kind: Kind::Topic,
-        schema: shape.schema,
-        content_type: template.content_type,
-        topics: 1,
-        subscriptions: 0, // Each has an endpoint of its own, so they are made one by one.
-        delivery: Delivery::Push { url: "", events_max: 1 },
-    };
-    let topic = plan.make(&mut stage.management).await?.pop().context("one topic was asked for")?;
-    for (number, url) in sink.urls().enumerate() {
-        let name = format!("healthy-{number}");
-        stage.management.subscribe(&topic.path, &name, shape.schema, &url, 1).await?;
-    }
-    let patients = ward.fall_ill(&mut stage.management, &topic.path).await?;
+    let healthy = Healthy::subscribe(stage, &shape, template.content_type).await?;
+    let patients = ward.fall_ill(&mut stage.management, &healthy.topic).await?;
 
     let mut report = Report::new("sick-backlog");
     report.fact("events_per_request", template.events());
@@ -78,10 +62,10 @@ async fn measure(args: &SickBacklogArgs, ward: &Ward, stage: &mut Stage) -> anyh
     report.fact("healthy_endpoints", args.healthy);
     ward.tell(&mut report);
     let copies = u64::from(args.healthy);
-    let window = Window::new(args.window, copies, Arc::clone(&sink));
+    let window = Window::new(args.window, copies, Arc::clone(&healthy.sink));
     let load = Load {
         template: Arc::new(template),
-        routes: vec![topic.publish].into(),
+        routes: vec![healthy.publish.clone()].into(),
         pacing: Pacing::Window(Arc::new(window)),
         duration: args.limit,
         requests_max: None,
@@ -90,15 +74,14 @@ async fn measure(args: &SickBacklogArgs, ward: &Ward, stage: &mut Stage) -> anyh
     };
     let memory = Memory::watch(stage.pid().context("only a server on this machine can be killed")?);
     let steps = Table::new("step", &STEPS);
-    let scene =
-        Scene { args, load, healthy: (sink, stop), copies, patients, memory, progress, steps, report };
+    let scene = Scene { args, load, healthy, copies, patients, memory, progress, steps, report };
     scene.play(stage).await
 }
 
 struct Scene<'a> {
     args: &'a SickBacklogArgs,
     load: Load,
-    healthy: (Arc<Sink>, DropGuard),
+    healthy: Healthy,
     copies: u64,
     patients: Patients,
     memory: Memory,
@@ -147,7 +130,7 @@ impl Scene<'_> {
         let requests = events.div_ceil(self.load.template.events());
         let events = requests * self.load.template.events();
         let began = Moment::now();
-        let sink = &self.healthy.0;
+        let sink = &self.healthy.sink;
         let before = sink.delivered();
         let load = Load { requests_max: Some(requests), ..self.load.clone() };
         let mut clients = Client::pool(&stage.target, self.args.connections, 1);
