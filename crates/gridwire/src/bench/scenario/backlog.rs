@@ -38,6 +38,8 @@ const RECEIVE: u32 = 100;
 /// What the design asks for: the tail's 99th percentile may grow by half, or by so little that nobody minds.
 const AIM: f64 = 1.5;
 const SLOWER_MAX: Duration = Duration::from_millis(5);
+/// What it asks for of anonymous memory: so much above idle at most, whatever waits.
+const ABOVE_IDLE_MAX: u64 = 64 << 20;
 /// The tail is timed in slices, so that timing ends soon after the others have caught up.
 const SLICE: Duration = Duration::from_secs(1);
 /// The point at which all are at the tail.
@@ -108,7 +110,8 @@ async fn measure(args: &BacklogArgs, stage: &mut Stage) -> anyhow::Result<Report
         sequence: Arc::default(),
         progress: Arc::clone(&progress),
     };
-    let memory = Memory::watch(stage.pid().context("only a server on this machine can be killed")?);
+    let pid = stage.pid().context("only a server on this machine can be killed")?;
+    let memory = Memory::watch(pid, ABOVE_IDLE_MAX);
     let scene = Scene { args, backlog, tail, behind, publish, memory, progress, report };
     scene.play(stage).await
 }

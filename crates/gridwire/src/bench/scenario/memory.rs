@@ -11,8 +11,6 @@ use crate::bench::numbers::float;
 use crate::bench::proc::anonymous_memory;
 use crate::bench::report::{Cell, Table};
 
-/// What the design asks for.
-const ABOVE_IDLE_MAX: u64 = 64 << 20;
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(20);
 const COLUMNS: [(&str, &str); 4] = [
@@ -25,6 +23,8 @@ const COLUMNS: [(&str, &str); 4] = [
 /// Follows a server's anonymous memory until it is dropped.
 pub(super) struct Memory {
     shared: Arc<Shared>,
+    /// The aim: so many bytes above idle at most.
+    above_idle_max: u64,
     points: Vec<Point>,
     _stop: DropGuard,
 }
@@ -50,7 +50,7 @@ impl Shared {
 }
 
 impl Memory {
-    pub(super) fn watch(pid: u32) -> Self {
+    pub(super) fn watch(pid: u32, above_idle_max: u64) -> Self {
         let shared = Arc::new(Shared { pid: AtomicU32::new(pid), peak: AtomicU64::new(0) });
         let stop = CancellationToken::new();
         let looking = {
@@ -63,7 +63,7 @@ impl Memory {
             }
         };
         TaskTracker::new().spawn(looking);
-        Self { shared, points: Vec::new(), _stop: stop.drop_guard() }
+        Self { shared, above_idle_max, points: Vec::new(), _stop: stop.drop_guard() }
     }
 
     /// Goes on with the process that took the place of the last one.
@@ -84,7 +84,7 @@ impl Memory {
         let rest = self.points.iter().map(|point| point.now).max().unwrap_or(0);
         let peaks = self.points.iter().filter(|point| point.name == busy);
         let peak = peaks.map(|point| point.peak).max().unwrap_or(0);
-        let [rest, peak, aim] = [rest.saturating_sub(idle), peak.saturating_sub(idle), ABOVE_IDLE_MAX]
+        let [rest, peak, aim] = [rest.saturating_sub(idle), peak.saturating_sub(idle), self.above_idle_max]
             .map(|bytes| float(bytes) / f64::from(1 << 20));
         format!(
             "memory is at most {rest:.1} MiB above idle at rest and {peak:.1} MiB while {doing}; aim {aim:.0} MiB"
@@ -114,10 +114,12 @@ mod tests {
 
     #[tokio::test]
     async fn points_are_told_next_to_the_first() {
-        let mut memory = Memory::watch(std::process::id());
+        let mut memory = Memory::watch(std::process::id(), 128 << 20);
         memory.note("idle");
         memory.follow(u32::MAX); // No such process: nothing is read rather than something wrong.
         memory.note("gone");
+        let verdict = memory.verdict("gone", "nothing");
+        assert!(verdict.ends_with("; aim 128 MiB"), "{verdict}");
         let table = memory.table();
         let Cell::Bytes(idle) = table.rows[0].1[0] else { panic!("bytes come first") };
         assert!(idle > 0);
