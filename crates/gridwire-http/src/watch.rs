@@ -51,7 +51,7 @@ struct State {
     fault: Option<Fault>,
     /// While the client does not take what we write.
     writing: Option<Pace>,
-    /// Answers that the library has not taken to their ends, and how fast it takes them.
+    /// Answers over HTTP/2 that the library has not taken to their ends, and how fast it takes them.
     answers: u32,
     taking: Option<Pace>,
 }
@@ -236,24 +236,39 @@ impl Drop for Answering {
 #[derive(Debug)]
 pub(crate) struct Answer {
     left: Bytes,
-    piece_bytes: usize,
-    watch: Arc<Watch>,
+    /// Over HTTP/2, where each stream has a window of its own. Over HTTP/1 the library takes all of it at once, and a
+    /// client that does not take it shows in the writes.
+    taking: Option<Taking>,
 }
 
 impl Answer {
     pub(crate) fn new(body: Bytes, http2: bool, watch: &Arc<Watch>) -> Self {
-        let mut state = watch.state();
-        state.answers += 1;
-        let now = watch.clock.monotonic();
-        state.taking.get_or_insert_with(|| Pace::begin(now));
-        let piece_bytes = if http2 { PIECE_BYTES } else { usize::MAX };
-        Self { left: body, piece_bytes, watch: Arc::clone(watch) }
+        Self { left: body, taking: http2.then(|| Taking::begin(watch)) }
     }
 }
 
-impl Drop for Answer {
+/// An answer that the library has not taken to its end, until it is dropped.
+#[derive(Debug)]
+struct Taking(Arc<Watch>);
+
+impl Taking {
+    fn begin(watch: &Arc<Watch>) -> Self {
+        let mut state = watch.state();
+        state.answers += 1;
+        state.taking.get_or_insert_with(|| Pace::begin(watch.clock.monotonic()));
+        Self(Arc::clone(watch))
+    }
+
+    fn took(&self, bytes: usize) {
+        if let Some(pace) = &mut self.0.state().taking {
+            pace.moved(bytes, self.0.clock.monotonic());
+        }
+    }
+}
+
+impl Drop for Taking {
     fn drop(&mut self) {
-        let mut state = self.watch.state();
+        let mut state = self.0.state();
         state.answers -= 1;
         if state.answers == 0 {
             state.taking = None;
@@ -272,12 +287,12 @@ impl Body for Answer {
         if self.left.is_empty() {
             return Poll::Ready(None);
         }
-        let bytes = self.piece_bytes.min(self.left.len());
-        let piece = self.left.split_to(bytes);
-        if let Some(pace) = &mut self.watch.state().taking {
-            pace.moved(bytes, self.watch.clock.monotonic());
-        }
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+        let Some(taking) = &self.taking else {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.left)))));
+        };
+        let bytes = PIECE_BYTES.min(self.left.len());
+        taking.took(bytes);
+        Poll::Ready(Some(Ok(Frame::data(self.left.split_to(bytes)))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -112,6 +112,20 @@ impl Text {
         self.blanks = 0;
     }
 
+    /// The same as pushing bytes that are no blanks, one by one.
+    fn extend(&mut self, bytes: &[u8]) {
+        if self.too_long || self.count + self.blanks + bytes.len() > TEXT_BYTES_MAX {
+            return bytes.iter().for_each(|byte| self.push(*byte));
+        }
+        self.bytes[self.count..self.count + self.blanks].fill(b' ');
+        self.count += self.blanks;
+        self.blanks = 0;
+        let into = &mut self.bytes[self.count..self.count + bytes.len()];
+        into.copy_from_slice(bytes);
+        into.make_ascii_lowercase();
+        self.count += bytes.len();
+    }
+
     fn get(&self) -> Option<&[u8]> {
         (!self.too_long).then(|| &self.bytes[..self.count])
     }
@@ -126,12 +140,9 @@ impl Head {
     pub(super) fn take(&mut self, bytes: &[u8]) -> Result<Option<(usize, Body)>, Fault> {
         let mut at = 0;
         while at < bytes.len() {
-            // Most bytes are those of values that nobody here wants.
-            if self.at == At::Value && self.wanted == Wanted::Nothing {
-                let plain = bytes[at..].iter().take_while(|byte| is_value(**byte)).count();
-                self.bytes += plain;
-                at += plain;
-            }
+            let plain = self.run(&bytes[at..]);
+            self.bytes += plain;
+            at += plain;
             if self.bytes >= HEAD_BYTES_MAX {
                 return Err(Fault::HeadTooLarge);
             }
@@ -144,6 +155,27 @@ impl Head {
             self.at = self.step(byte)?;
         }
         Ok(None)
+    }
+
+    /// Takes the bytes that leave everything as it is but for being counted or collected; the answer is how many. Most
+    /// bytes of a head are such, and stepping through each of them is felt in every request.
+    fn run(&mut self, bytes: &[u8]) -> usize {
+        match self.at {
+            At::Method => run_of(TOKEN_BYTE, bytes),
+            At::Target => {
+                let room = bytes.len().min(TARGET_BYTES_MAX - self.target_bytes);
+                let count = run_of(if self.in_query { QUERY_BYTE } else { PATH_BYTE }, &bytes[..room]);
+                self.target_bytes += count;
+                count
+            }
+            At::Name => {
+                let count = run_of(TOKEN_BYTE, bytes);
+                self.name.extend(&bytes[..count]);
+                count
+            }
+            At::Value if self.wanted == Wanted::Nothing => run_of(VALUE_BYTE, bytes),
+            _ => 0,
+        }
     }
 
     fn step(&mut self, byte: u8) -> Result<At, Fault> {
@@ -159,10 +191,12 @@ impl Head {
             (At::Line, b'\r') => At::EndLineFeed,
             (At::Value, b'\r') => At::ValueLineFeed,
             (_, b'\n') => return Err(BARE),
-            (At::Before | At::Method, byte) if is_token(byte) => At::Method,
+            (At::Before | At::Method, byte) if is(TOKEN_BYTE, byte) => At::Method,
             (At::Method, b' ') => At::Target,
             (At::Target, b' ') if self.target_bytes > 0 => At::Version(0),
-            (At::Target, byte) if is_target(byte, self.in_query) => {
+            (At::Target, byte)
+                if byte == b'?' || is(if self.in_query { QUERY_BYTE } else { PATH_BYTE }, byte) =>
+            {
                 self.target_bytes += 1;
                 if self.target_bytes > TARGET_BYTES_MAX {
                     return Err(Fault::TargetTooLong);
@@ -178,12 +212,12 @@ impl Head {
             (At::LineEnd, b'\r') => At::LineFeed,
             (At::Version(_) | At::LineEnd, _) => return Err(OTHER_VERSION),
             (At::Line, b' ' | b'\t') => return Err(FOLDED),
-            (At::Line, byte) if is_token(byte) => {
+            (At::Line, byte) if is(TOKEN_BYTE, byte) => {
                 self.name.clear();
                 self.name.push(byte);
                 At::Name
             }
-            (At::Name, byte) if is_token(byte) => {
+            (At::Name, byte) if is(TOKEN_BYTE, byte) => {
                 self.name.push(byte);
                 At::Name
             }
@@ -191,7 +225,7 @@ impl Head {
                 self.begin_value();
                 At::Value
             }
-            (At::Value, byte) if is_value(byte) => {
+            (At::Value, byte) if is(VALUE_BYTE, byte) => {
                 self.value.push(byte);
                 At::Value
             }
@@ -267,19 +301,55 @@ fn length(digits: &[u8]) -> Result<u64, Fault> {
     number.ok_or(Fault::LengthTooLarge)
 }
 
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+/// What a byte may be part of. A target is what the HTTP library takes for one: beyond what a URI may hold that is quotes,
+/// braces and the like, which some clients do not escape.
+const TOKEN_BYTE: u8 = 1;
+/// Of a target before its query, the question mark left out.
+const PATH_BYTE: u8 = 1 << 1;
+const QUERY_BYTE: u8 = 1 << 2;
+const VALUE_BYTE: u8 = 1 << 3;
+
+const CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut byte = 0_u8;
+    loop {
+        classes[byte as usize] = classes_of(byte);
+        if byte == u8::MAX {
+            break;
+        }
+        byte += 1;
+    }
+    classes
+};
+
+const fn classes_of(byte: u8) -> u8 {
+    let mut classes = 0;
+    if byte.is_ascii_alphanumeric()
+        || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
+    {
+        classes |= TOKEN_BYTE;
+    }
+    if byte == b'\t' || (byte >= b' ' && byte != 0x7f) {
+        classes |= VALUE_BYTE;
+    }
+    if byte > b' ' && byte != 0x7f {
+        if !matches!(byte, b'<' | b'>' | b'`' | b'?') {
+            classes |= PATH_BYTE;
+        }
+        if !matches!(byte, b'"' | b'<') {
+            classes |= QUERY_BYTE;
+        }
+    }
+    classes
 }
 
-fn is_value(byte: u8) -> bool {
-    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+fn is(class: u8, byte: u8) -> bool {
+    CLASSES[usize::from(byte)] & class != 0
 }
 
-/// What the HTTP library takes in a target. Beyond what a URI may hold that is quotes, braces and the like, which some
-/// clients do not escape.
-fn is_target(byte: u8, in_query: bool) -> bool {
-    let refused: &[u8] = if in_query { b"\"<" } else { b"<>`" };
-    byte > b' ' && byte != 0x7f && !refused.contains(&byte)
+/// How many bytes at the beginning are of a class.
+fn run_of(class: u8, bytes: &[u8]) -> usize {
+    bytes.iter().position(|byte| !is(class, *byte)).unwrap_or(bytes.len())
 }
 
 #[cfg(test)]
