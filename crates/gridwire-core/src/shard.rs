@@ -144,11 +144,6 @@ impl Shard {
         self.dead_letter_delay = delay;
     }
 
-    /// Forgets recovered state that no subscription claimed: its subscription was removed.
-    pub fn forget_unclaimed(&mut self) {
-        self.recovered.clear();
-    }
-
     // ---- running ----------------------------------------------------------------------------------
 
     /// A durable frame, in log order. Frames of topics that the shard does not know are skipped.
