@@ -39,7 +39,7 @@ use gridwire_core::limits;
 use gridwire_core::secret::Secret;
 use rustls_pki_types::CertificateDer;
 
-pub(crate) use dispatcher::{Attempt, AttemptKey, Dispatcher, Finished, Forwarder};
+pub(crate) use dispatcher::{Attempt, AttemptKey, Dispatcher, Finished, Forwarder, Report};
 use judge::Network;
 pub(crate) use tls::{Terms, Tls};
 

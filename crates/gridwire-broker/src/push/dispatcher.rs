@@ -1,12 +1,13 @@
 //! Every endpoint's queue and connections.
 //!
-//! The shard driver hands over attempts ([`Dispatcher::start`]) and gets each one's [`Finished`] back on a
+//! The shard driver hands over attempts ([`Dispatcher::start`]) and gets each one's [`Report`] back on a
 //! channel of its own. Between the two stands a [`pool`] for each endpoint: what one of them does to its
 //! attempts, hang, trickle or crash, happens to its own queue and its own connections only. The one thing all
 //! share is the map that finds the pool, held for a look-up. Subscriptions that forward have no pool: their attempts
-//! end in our own log ([`forward`]).
+//! end in our own log ([`forward`]). What a pause finds not sent yet goes back ([`gate`]).
 
 mod forward;
+mod gate;
 mod pool;
 
 use std::borrow::Cow;
@@ -30,6 +31,7 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use self::forward::Forwarder;
 use self::forward::Forwarding;
+use self::gate::Gates;
 use self::pool::{Delivery, Pool, Shared};
 use super::PushOptions;
 use super::client::Client;
@@ -75,6 +77,35 @@ pub(crate) struct Finished {
     pub latency: Duration,
 }
 
+/// What became of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Report {
+    Finished(Finished),
+    /// Nothing of it was sent, nor will be: its subscription was paused first.
+    Recalled(AttemptKey),
+}
+
+impl Report {
+    pub(crate) fn key(&self) -> &AttemptKey {
+        match self {
+            Self::Finished(finished) => &finished.key,
+            Self::Recalled(key) => key,
+        }
+    }
+}
+
+/// Why an attempt has no answer.
+enum NoAnswer {
+    Ended(Outcome),
+    Recalled,
+}
+
+impl From<Outcome> for NoAnswer {
+    fn from(outcome: Outcome) -> Self {
+        Self::Ended(outcome)
+    }
+}
+
 /// What an endpoint is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EndpointStatus {
@@ -91,6 +122,7 @@ pub(crate) struct Dispatcher {
     shared: Arc<Shared>,
     handshakes: Handshakes,
     routes: Mutex<Routes>,
+    gates: Gates,
     /// Only in development mode.
     faults: Option<Faults>,
 }
@@ -162,7 +194,7 @@ impl Dispatcher {
             Routes { by_subscription: HashMap::new(), pools: HashMap::new(), prune_at: PRUNE_AT_LEAST };
         let faults = options.faults.then(Faults::default);
         let shared = Arc::new(Shared { client, clock, options, origin, tokens, forwarder, tasks, stop });
-        Arc::new(Self { shared, handshakes, routes: Mutex::new(routes), faults })
+        Arc::new(Self { shared, handshakes, routes: Mutex::new(routes), gates: Gates::default(), faults })
     }
 
     /// Sends `attempt` as soon as its endpoint has a connection free, and reports to `done`. Never blocks.
@@ -171,33 +203,34 @@ impl Dispatcher {
     /// ([`PushOptions::attempts_per_subscription_max`]); an attempt above that is reported
     /// [`Outcome::Unreachable`] at once. `done` should have room for all outstanding attempts of its owner:
     /// connections wait for it.
-    pub(crate) fn start(&self, attempt: Attempt, done: &mpsc::Sender<Finished>) {
+    pub(crate) fn start(&self, attempt: Attempt, done: &mpsc::Sender<Report>) {
         if self.shared.stop.is_cancelled() {
             return;
+        }
+        let gate = self.gates.of(attempt.subscription.number);
+        if gate.is_closed() {
+            return self.shared.report_at_once(Report::Recalled(attempt.key), done);
         }
         let way = match &attempt.subscription.forward {
             Some(target) => Some(Way::Forward(target.clone())),
             None => self.route(&attempt.subscription).map(Way::Post),
         };
         let Some(way) = way else {
-            let (key, outcome) = (attempt.key, Outcome::Forbidden);
-            self.shared
-                .report_at_once(Finished { key, outcome, status: None, latency: Duration::ZERO }, done);
-            return;
+            return self.shared.report_unsent(attempt.key, Outcome::Forbidden, None, done);
         };
         let Met { fault, overtakes, held } = match &self.faults {
             Some(faults) => faults.next(attempt.key.subscription),
             None => Met::default(),
         };
         if let Some((outcome, status)) = Met::instead(fault) {
-            let key = attempt.key;
-            self.shared.report_at_once(Finished { key, outcome, status, latency: Duration::ZERO }, done);
-            return;
+            return self.shared.report_unsent(attempt.key, outcome, status, done);
         }
         let done = done.clone();
         let outgoing = match way {
-            Way::Post(route) => Outgoing::Post(Delivery { attempt, route, done, fault, overtakes }),
-            Way::Forward(target) => Outgoing::Forward(Forwarding { attempt, target, done, fault, overtakes }),
+            Way::Post(route) => Outgoing::Post(Delivery { attempt, route, gate, done, fault, overtakes }),
+            Way::Forward(target) => {
+                Outgoing::Forward(Forwarding { attempt, target, gate, done, fault, overtakes })
+            }
         };
         let Some(held) = held else { return self.shared.let_go(outgoing) };
         let shared = Arc::clone(&self.shared);
@@ -228,9 +261,26 @@ impl Dispatcher {
         self.faults.as_ref().map(|faults| faults.left(subscription)).unwrap_or_default()
     }
 
-    /// Drops what still waits for a connection on behalf of a subscription that was removed. What is being sent
-    /// goes on.
+    /// From now on no request of the subscription begins to be sent while it is `paused`. What waits to be sent is
+    /// reported as recalled, what waits for a connection at once; what is being sent goes on.
+    pub(crate) fn set_paused(&self, subscription: SubscriptionNumber, paused: bool) {
+        self.gates.set_closed(subscription, paused);
+        if !paused {
+            return;
+        }
+        let route = {
+            let routes = self.routes.lock().expect("no panic while the routes are held");
+            routes.by_subscription.get(&subscription).and_then(|known| known.route.clone())
+        };
+        let Some(route) = route else { return };
+        for Delivery { attempt, done, .. } in route.pool.take(subscription) {
+            self.shared.report_at_once(Report::Recalled(attempt.key), &done);
+        }
+    }
+
+    /// Drops what still waits to be sent on behalf of a subscription that was removed. What is being sent goes on.
     pub(crate) fn forget(&self, subscription: SubscriptionNumber) {
+        self.gates.forget(subscription);
         if let Some(faults) = &self.faults {
             faults.set(subscription, FaultScript::default());
         }
@@ -239,7 +289,8 @@ impl Dispatcher {
             routes.by_subscription.remove(&subscription)
         };
         if let Some(route) = known.and_then(|known| known.route) {
-            route.pool.forget(subscription);
+            // Nobody wants to know of them.
+            drop(route.pool.take(subscription));
         }
     }
 
@@ -329,18 +380,29 @@ impl Shared {
         if let Err(delivery) = pool.offer(delivery) {
             let Delivery { attempt: Attempt { key, .. }, done, .. } = *delivery;
             tracing::warn!(endpoint = %pool.key(), "more attempts are outstanding than was agreed");
-            let outcome = Outcome::Unreachable;
-            self.report_at_once(Finished { key, outcome, status: None, latency: Duration::ZERO }, &done);
+            self.report_unsent(key, Outcome::Unreachable, None, &done);
         }
     }
 
-    fn report_at_once(&self, finished: Finished, done: &mpsc::Sender<Finished>) {
-        if let Err(mpsc::error::TrySendError::Full(finished)) = done.try_send(finished) {
+    /// Reports an attempt that has ended without anything being sent.
+    fn report_unsent(
+        &self,
+        key: AttemptKey,
+        outcome: Outcome,
+        status: Option<u16>,
+        done: &mpsc::Sender<Report>,
+    ) {
+        let finished = Finished { key, outcome, status, latency: Duration::ZERO };
+        self.report_at_once(Report::Finished(finished), done);
+    }
+
+    fn report_at_once(&self, report: Report, done: &mpsc::Sender<Report>) {
+        if let Err(mpsc::error::TrySendError::Full(report)) = done.try_send(report) {
             let done = done.clone();
             // Bounded by what the caller has outstanding.
             self.tasks.spawn(async move {
                 // Nobody waits for it any more: then nobody needs it.
-                let _ = done.send(finished).await;
+                let _ = done.send(report).await;
             });
         }
     }

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::PushOptions;
-use super::dispatcher::{Attempt, AttemptKey, Dispatcher, Finished, Forwarder};
+use super::dispatcher::{Attempt, AttemptKey, Dispatcher, Finished, Forwarder, Report};
 
 pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
@@ -104,6 +104,11 @@ impl TestServer {
             }
         })
         .await
+    }
+
+    /// Takes what it is sent and never answers.
+    pub(crate) async fn hanging() -> Self {
+        Self::start(|mut peer| async move { peer.hang().await }).await
     }
 
     /// Connections accepted so far.
@@ -210,8 +215,8 @@ pub(super) struct Rig {
     pub(super) installing: Arc<tokio::sync::Mutex<()>>,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
-    done: mpsc::Sender<Finished>,
-    finished: mpsc::Receiver<Finished>,
+    done: mpsc::Sender<Report>,
+    reports: mpsc::Receiver<Report>,
     next_id: u64,
 }
 
@@ -242,8 +247,8 @@ impl Rig {
         };
         let dispatcher =
             Dispatcher::new(net, clock.clone(), rng, options, forwarder, tasks.clone(), stop.clone());
-        let (done, finished) = mpsc::channel(10_000);
-        Self { clock, dispatcher, log, table, installing, stop, tasks, done, finished, next_id: 0 }
+        let (done, reports) = mpsc::channel(10_000);
+        Self { clock, dispatcher, log, table, installing, stop, tasks, done, reports, next_id: 0 }
     }
 
     pub(super) fn start(&mut self, subscription: &Arc<SubscriptionRoute>) -> AttemptKey {
@@ -275,14 +280,22 @@ impl Rig {
     }
 
     /// The next report. Gives up, by the real clock, on what should have happened long ago.
-    pub(super) async fn finished(&mut self) -> Finished {
-        let report = tokio::time::timeout(Duration::from_secs(20), self.finished.recv()).await;
+    pub(super) async fn report(&mut self) -> Report {
+        let report = tokio::time::timeout(Duration::from_secs(20), self.reports.recv()).await;
         report.expect("a report in time").expect("the channel is open")
     }
 
+    /// The next report, of an attempt that has ended.
+    pub(super) async fn finished(&mut self) -> Finished {
+        match self.report().await {
+            Report::Finished(finished) => finished,
+            Report::Recalled(key) => panic!("recalled: {key:?}"),
+        }
+    }
+
     /// A report that is there already.
-    pub(super) fn try_finished(&mut self) -> Option<Finished> {
-        self.finished.try_recv().ok()
+    pub(super) fn try_report(&mut self) -> Option<Report> {
+        self.reports.try_recv().ok()
     }
 
     /// One attempt at `url` and how it ended.
@@ -303,7 +316,7 @@ impl Rig {
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(self.try_finished(), None, "it gave up too early");
+        assert_eq!(self.try_report(), None, "it gave up too early");
         self.clock.advance(Duration::from_millis(1));
         self.finished().await
     }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use gridwire_core::ids::{Offset, ShardId, StateSeq, SubscriptionNumber};
 use gridwire_core::lock_token::LockToken;
+use gridwire_core::pace::Pace;
 use gridwire_core::planted::planted;
 use gridwire_core::retry::Outcome;
 use gridwire_core::routing::SubscriptionRoute;
@@ -25,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::command::{Command, OutlookAsked, ReceiveReply, SettleReply};
 use super::work::{CountAsked, Done, Outside};
-use crate::push::Finished;
+use crate::push::{Finished, Report};
 
 /// Inputs taken into one group at most, so that answers do not wait for an endless group.
 const GROUP_INPUTS_MAX: usize = 256;
@@ -33,7 +34,7 @@ const GROUP_INPUTS_MAX: usize = 256;
 const GROUP_BYTES_MAX: usize = 1 << 20;
 /// Finished attempts waiting for the shard. At least what all endpoints' connections can finish at once;
 /// beyond it their workers wait, which only slows them.
-const FINISHED_MAX: usize = 4_096;
+const REPORTS_MAX: usize = 4_096;
 
 /// Who waits for an answer.
 enum Waiter {
@@ -50,9 +51,9 @@ pub(super) struct Driver {
     last: StateSeq,
     commands: mpsc::Receiver<Command>,
     frames: mpsc::Receiver<Vec<Frame>>,
-    finished: mpsc::Receiver<Finished>,
+    reports: mpsc::Receiver<Report>,
     /// Given to each attempt; `None` once nothing new is started.
-    finished_sender: Option<mpsc::Sender<Finished>>,
+    reports_sender: Option<mpsc::Sender<Report>>,
     /// Reads and dead letters under way.
     work: JoinSet<Done>,
     routes: HashMap<SubscriptionNumber, Arc<SubscriptionRoute>>,
@@ -82,7 +83,7 @@ impl Driver {
         commands: mpsc::Receiver<Command>,
         frames: mpsc::Receiver<Vec<Frame>>,
     ) -> Self {
-        let (finished_sender, finished) = mpsc::channel(FINISHED_MAX);
+        let (reports_sender, reports) = mpsc::channel(REPORTS_MAX);
         Self {
             id,
             shard,
@@ -91,8 +92,8 @@ impl Driver {
             last,
             commands,
             frames,
-            finished,
-            finished_sender: Some(finished_sender),
+            reports,
+            reports_sender: Some(reports_sender),
             work: JoinSet::new(),
             routes: HashMap::new(),
             waiters: BTreeMap::new(),
@@ -116,7 +117,7 @@ impl Driver {
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return self.drain().await,
-                    Some(finished) = self.finished.recv() => self.attempted(&finished),
+                    Some(report) = self.reports.recv() => self.reported(&report),
                     Some(command) = self.commands.recv() => self.command(command),
                     Some(done) = self.work.join_next(), if !self.work.is_empty() => self.worked(done),
                     Some(frames) = self.frames.recv() => self.frames(&frames),
@@ -148,14 +149,14 @@ impl Driver {
     /// none of them. The dispatcher bounds how long that can take. Requests that still wait are let go; their
     /// clients are told that the server is stopping.
     async fn drain(mut self) {
-        self.finished_sender = None;
+        self.reports_sender = None;
         self.work.abort_all();
         while self.work.join_next().await.is_some() {}
         self.waiters.clear();
-        while let Some(finished) = self.finished.recv().await {
-            self.attempted(&finished);
-            while let Ok(finished) = self.finished.try_recv() {
-                self.attempted(&finished);
+        while let Some(report) = self.reports.recv().await {
+            self.reported(&report);
+            while let Ok(report) = self.reports.try_recv() {
+                self.reported(&report);
             }
             if self.record().await.is_err() {
                 return;
@@ -170,10 +171,10 @@ impl Driver {
         while inputs < GROUP_INPUTS_MAX {
             inputs += 1;
             let mut idle = true;
-            if let Ok(finished) = self.finished.try_recv() {
+            if let Ok(report) = self.reports.try_recv() {
                 // Each event of a batch is an input.
-                inputs += finished.key.offsets.len().saturating_sub(1);
-                self.attempted(&finished);
+                inputs += report.key().offsets.len().saturating_sub(1);
+                self.reported(&report);
                 idle = false;
             }
             if self.postponed.is_none()
@@ -216,6 +217,17 @@ impl Driver {
         }
     }
 
+    fn reported(&mut self, report: &Report) {
+        match report {
+            Report::Finished(finished) => self.attempted(finished),
+            Report::Recalled(key) => {
+                for &offset in &*key.offsets {
+                    self.input(Input::NotSent { subscription: key.subscription, offset, id: key.id });
+                }
+            }
+        }
+    }
+
     fn attempted(&mut self, finished: &Finished) {
         let key = &finished.key;
         self.outside.note_attempt(finished);
@@ -239,6 +251,9 @@ impl Driver {
     fn command(&mut self, command: Command) {
         match command {
             Command::Subscribe { input, route, done } => {
+                // Before this is answered, so that nothing leaves that was handed over earlier.
+                let paused = route.policy.pacing.pace == Pace::Paused;
+                self.outside.dispatcher.set_paused(input.number, paused);
                 self.routes.insert(input.number, route);
                 self.input(Input::Subscribe(input));
                 self.acknowledgements.push(done);
@@ -467,12 +482,12 @@ impl Driver {
     }
 
     fn start_attempts(&mut self, attempts: &[Attempting]) {
-        let Some(finished) = self.finished_sender.clone() else { return };
+        let Some(reports) = self.reports_sender.clone() else { return };
         // One read for all attempts of a subscription that start together.
         for group in attempts.chunk_by(|left, right| left.subscription == right.subscription) {
             let Some(route) = self.routes.get(&group[0].subscription) else { continue };
             let outside = Arc::clone(&self.outside);
-            let mut start = Box::pin(outside.attempt(Arc::clone(route), group.to_vec(), finished.clone()));
+            let mut start = Box::pin(outside.attempt(Arc::clone(route), group.to_vec(), reports.clone()));
             // Most events are in the cache of the log's tail: then this is done at once, without a task.
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
             match start.as_mut().poll(&mut context) {

@@ -25,7 +25,7 @@ use super::driver::Attempting;
 use crate::dead_letter::DeadLetters;
 use crate::deliveries::{Deliveries, Delivery};
 use crate::metrics::Metrics;
-use crate::push::{Attempt, AttemptKey, Dispatcher, Finished};
+use crate::push::{Attempt, AttemptKey, Dispatcher, Finished, Report};
 
 /// A pause before a failed read is reported: the store is in trouble, and asking again at once would only
 /// add to it.
@@ -172,7 +172,7 @@ impl Outside {
         self: Arc<Self>,
         route: Arc<SubscriptionRoute>,
         attempts: Vec<Attempting>,
-        finished: mpsc::Sender<Finished>,
+        reports: mpsc::Sender<Report>,
     ) -> Done {
         let subscription = route.number;
         if route.form().is_none() {
@@ -217,7 +217,7 @@ impl Outside {
                     None => gone.push(*attempt),
                 }
             }
-            not_sent.extend(self.start_request(&route, &found, &events, &finished));
+            not_sent.extend(self.start_request(&route, &found, &events, &reports));
         }
         if gone.is_empty() && not_sent.is_empty() {
             return Done::Nothing;
@@ -232,7 +232,7 @@ impl Outside {
         route: &Arc<SubscriptionRoute>,
         attempts: &[Attempting],
         events: &[(Event<'_>, Timestamp)],
-        finished: &mpsc::Sender<Finished>,
+        reports: &mpsc::Sender<Report>,
     ) -> Vec<Attempting> {
         let Some((schema, attributes)) = route.form() else { return Vec::new() };
         let shown: Vec<_> = events
@@ -267,7 +267,7 @@ impl Outside {
         let content_type = render::content_type(schema, batching.is_some());
         let body = Bytes::from(request.body);
         let attempt = Attempt { subscription: Arc::clone(route), key, body, content_type, headers };
-        self.dispatcher.start(attempt, finished);
+        self.dispatcher.start(attempt, reports);
         left
     }
 

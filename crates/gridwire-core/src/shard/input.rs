@@ -99,7 +99,8 @@ pub enum Input<'a> {
         offset: Offset,
         id: Option<u64>,
     },
-    /// The event was not sent with its request, for which it was too large. `id` is that of the attempt.
+    /// The event was not sent: its request had no room for it, or was recalled because the subscription was paused.
+    /// `id` is that of the attempt.
     NotSent {
         subscription: SubscriptionNumber,
         offset: Offset,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::arm::{GROUP, SUBSCRIPTION, Topic, webhook_body};
 use crate::support::dev::{Dev, seconds, without_jitter};
 use crate::support::endpoint::{endpoint, gauge};
-use crate::support::{Arm, Server, Sink, events, program};
+use crate::support::{Arm, Reply, Server, Sink, events, program};
 
 const SOON: Duration = Duration::from_secs(15);
 const HOOK: &str = "topics/orders/eventSubscriptions/hook";
@@ -90,6 +90,27 @@ fn a_paused_subscription_is_sent_nothing_over_a_crash_and_a_put_until_it_is_resu
     let drained = Dev(&server).drained("hook");
     assert_eq!((&drained["delivered"], &drained["heldBy"]), (&json!(4), &Value::Null), "{drained}");
     assert_eq!(gauge(&server, "hook", "paused"), Some(0.0));
+}
+
+#[test]
+fn what_waits_for_a_connection_is_not_sent_after_the_pause_nor_counted() {
+    let server = Server::start();
+    // It answers none of the requests that there are connections for: behind them as many wait to be sent.
+    let sink = Sink::scripted(|_, _| Reply::Held);
+    let topic = Arm::new(&server).topic("orders", &json!({}));
+    Arm::new(&server).webhook(&topic, "hook", &sink.url("/hook"), &json!({}));
+    publish(&server, &topic, 100);
+    sink.wait_at("/hook", 32, SOON);
+    done(&server, "pause orders/hook");
+    sink.let_go();
+    let left = Dev(&server).drained("hook");
+    assert_eq!((&left["delivered"], &left["available"]), (&json!(32), &json!(68)), "{left}");
+    assert_eq!(sink.at("/hook").len(), 32, "what was being sent has ended, and nothing followed");
+
+    done(&server, "resume orders/hook");
+    let sent = sink.wait_at("/hook", 100, SOON);
+    assert!(sent.iter().all(|one| one.header("aeg-delivery-count") == Some("0")));
+    assert_eq!(Dev(&server).drained("hook")["delivered"], 100);
 }
 
 #[test]

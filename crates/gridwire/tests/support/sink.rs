@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::time::{now, wait_for};
@@ -31,6 +32,8 @@ pub(crate) enum Reply {
     Busy(u32),
     /// Never answers.
     Hang,
+    /// Answers 200 after [`Sink::let_go`].
+    Held,
 }
 
 /// How it answers those who ask for its consent.
@@ -80,6 +83,7 @@ struct Shared {
     counts: Mutex<HashMap<String, usize>>,
     handshakes: Mutex<Vec<Delivery>>,
     arrived: Condvar,
+    let_go: watch::Sender<bool>,
     consent: Consent,
     script: Box<Script>,
 }
@@ -124,6 +128,7 @@ impl Sink {
             counts: Mutex::default(),
             handshakes: Mutex::default(),
             arrived: Condvar::new(),
+            let_go: watch::Sender::new(false),
             consent,
             script: Box::new(script),
         });
@@ -138,6 +143,11 @@ impl Sink {
     pub(crate) fn url(&self, path: &str) -> String {
         let [high, low] = HOSTS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
         format!("http://{}:{}{path}", Ipv4Addr::new(127, 1, high, low), self.port)
+    }
+
+    /// Answers what it holds back, and holds back nothing from now on.
+    pub(crate) fn let_go(&self) {
+        self.shared.let_go.send_replace(true);
     }
 
     /// Waits until every connection has ended: what a sender that is gone had under way has then been answered.
@@ -259,6 +269,10 @@ async fn answer(
             response
         }
         Reply::Hang => std::future::pending().await,
+        Reply::Held => {
+            let _ = shared.let_go.subscribe().wait_for(|go| *go).await;
+            empty(200)
+        }
     })
 }
 

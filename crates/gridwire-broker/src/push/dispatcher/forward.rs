@@ -23,8 +23,9 @@ use gridwire_outside::{Clock, Rng};
 use gridwire_store::{AppendError, Log};
 use tokio::sync::{mpsc, oneshot};
 
+use super::gate::Gate;
 use super::pool::{ReportPanic, Shared};
-use super::{Attempt, Finished};
+use super::{Attempt, Finished, Report};
 use crate::intake::Intake;
 use crate::metrics::Metrics;
 
@@ -42,14 +43,18 @@ pub(crate) struct Forwarder {
 }
 
 impl Forwarder {
-    /// Puts an event into `target`. Returns the status that a publisher would be answered; none when the log has
-    /// failed, for then the process ends, and whether it is there is found out after the next start.
+    /// Puts an event into `target`, if the gate is open. Returns the status that a publisher would be answered.
     ///
     /// # Cancel safety
     ///
     /// May be dropped at any time; the event may have been taken all the same.
-    async fn forward(&self, target: &ForwardTarget, event: &[u8]) -> Option<u16> {
-        let Some(topic) = self.route_to(target).await else { return Some(404) };
+    async fn forward(&self, target: &ForwardTarget, event: &[u8], gate: &Gate) -> Result<u16, NoStatus> {
+        let topic = self.route_to(target).await;
+        // Only now, for the table may have taken its time.
+        if gate.is_closed() {
+            return Err(NoStatus::Recalled);
+        }
+        let Some(topic) = topic else { return Ok(404) };
         let request = PublishRequest {
             kind: TopicKind::Namespace,
             schema: topic.input_schema,
@@ -63,7 +68,7 @@ impl Forwarder {
             Ok(events) => Intake::of(&topic, &events, event.len(), self.metrics.topic(topic.number)),
             Err(error) => {
                 tracing::debug!(topic = topic.resource_id, %error, "an event cannot be forwarded");
-                return Some(error.status());
+                return Ok(error.status());
             }
         };
         status_of(&intake.store(&*self.log).await)
@@ -81,12 +86,21 @@ impl Forwarder {
     }
 }
 
-fn status_of(stored: &Result<(), AppendError>) -> Option<u16> {
+/// Why an attempt has no status.
+#[derive(Debug, PartialEq, Eq)]
+enum NoStatus {
+    /// The log has failed: the process ends, and whether the event is there is found out after the next start.
+    LogFailed,
+    /// The subscription was paused first.
+    Recalled,
+}
+
+fn status_of(stored: &Result<(), AppendError>) -> Result<u16, NoStatus> {
     match stored {
-        Ok(()) => Some(200),
-        Err(AppendError::Overloaded | AppendError::StorageFull) => Some(503),
-        Err(AppendError::TooLarge { .. }) => Some(413),
-        Err(AppendError::Failed | AppendError::Fenced) => None,
+        Ok(()) => Ok(200),
+        Err(AppendError::Overloaded | AppendError::StorageFull) => Ok(503),
+        Err(AppendError::TooLarge { .. }) => Ok(413),
+        Err(AppendError::Failed | AppendError::Fenced) => Err(NoStatus::LogFailed),
     }
 }
 
@@ -94,7 +108,9 @@ fn status_of(stored: &Result<(), AppendError>) -> Option<u16> {
 pub(super) struct Forwarding {
     pub attempt: Attempt,
     pub target: ForwardTarget,
-    pub done: mpsc::Sender<Finished>,
+    /// As of a delivery to a webhook.
+    pub gate: Arc<Gate>,
+    pub done: mpsc::Sender<Report>,
     /// As of a delivery to a webhook.
     pub fault: Fault,
     /// Let go by being dropped.
@@ -104,7 +120,7 @@ pub(super) struct Forwarding {
 impl Forwarding {
     /// Does the attempt and reports it, unless the broker stops first.
     pub(super) async fn run(self, shared: &Shared) {
-        let Self { attempt, target, done, fault, overtakes } = self;
+        let Self { attempt, target, gate, done, fault, overtakes } = self;
         let key = attempt.key.clone();
         let guard = ReportPanic { key: key.clone(), done: &done };
         let started = shared.clock.monotonic();
@@ -114,48 +130,62 @@ impl Forwarding {
         };
         let ended = tokio::select! {
             biased; // What is done counts.
-            ended = exchange(shared, &target, &attempt.body, fault) => ended,
-            () = out_of_time => None,
+            ended = exchange(shared, &target, &attempt.body, fault, &gate) => ended,
+            () = out_of_time => return,
         };
-        let Some((outcome, status)) = ended else { return };
+        let (outcome, status) = match ended {
+            Ok(ended) => ended,
+            Err(NoStatus::LogFailed) => return,
+            Err(NoStatus::Recalled) => {
+                let _ = done.send(Report::Recalled(key)).await;
+                return;
+            }
+        };
         let latency = shared.clock.monotonic().saturating_sub(started);
         let (name, event) = (&attempt.subscription.name, key.offsets[0]);
         tracing::debug!(subscription = %name, %event, ?outcome, ?latency, "attempt ended");
         // An error means that the shard is gone, and with it everybody who wants to know.
-        let _ = done.send(Finished { key, outcome, status, latency }).await;
+        let _ = done.send(Report::Finished(Finished { key, outcome, status, latency })).await;
         drop(guard);
         drop(overtakes);
     }
 }
 
 /// Forwards, despite what a fault script wants done with it. Our own log has no time in which it must have answered,
-/// for what it takes late it has taken all the same, and would be given again. `None` when the process is about to end.
+/// for what it takes late it has taken all the same, and would be given again.
 async fn exchange(
     shared: &Shared,
     target: &ForwardTarget,
     event: &[u8],
     fault: Fault,
-) -> Option<(Outcome, Option<u16>)> {
-    match fault {
+    gate: &Gate,
+) -> Result<(Outcome, Option<u16>), NoStatus> {
+    let forwarder = &shared.forwarder;
+    let status = match fault {
         Fault::Slow { delay } => {
             let slow = shared.clock.sleep(delay);
             if shared.client.deadline().race(slow).await.is_none() {
-                return Some((Outcome::TimedOut, None));
+                return Ok((Outcome::TimedOut, None));
             }
+            forwarder.forward(target, event, gate).await?
         }
         Fault::Duplicate => {
-            // The second answer counts.
-            let _ = shared.forwarder.forward(target, event).await;
+            let first = forwarder.forward(target, event, gate).await?;
+            match forwarder.forward(target, event, gate).await {
+                Err(NoStatus::Recalled) => first,
+                second => second?,
+            }
         }
         // The others are dealt with before an attempt comes here.
-        Fault::Pass | Fault::Status { .. } | Fault::Timeout | Fault::Reset | Fault::Reorder => {}
-    }
-    let status = shared.forwarder.forward(target, event).await?;
+        Fault::Pass | Fault::Status { .. } | Fault::Timeout | Fault::Reset | Fault::Reorder => {
+            forwarder.forward(target, event, gate).await?
+        }
+    };
     let outcome = match status {
         200..=204 => Outcome::Accepted,
         _ => Outcome::Answered { status, retry_after: None },
     };
-    Some((outcome, Some(status)))
+    Ok((outcome, Some(status)))
 }
 
 #[cfg(test)]
@@ -318,13 +348,31 @@ mod tests {
         assert_eq!(rig.finished().await.outcome, Outcome::Accepted);
     }
 
+    #[tokio::test]
+    async fn what_still_looks_for_its_target_when_the_pause_comes_is_recalled() {
+        let mut rig = rig();
+        rig.table.store(Arc::default());
+        let installing = Arc::clone(&rig.installing).lock_owned().await;
+        let key = start(&mut rig, event("order.paid", 0));
+        for _ in 0..10 {
+            tokio::task::yield_now().await; // It has looked, and found no target.
+        }
+        rig.dispatcher.set_paused(SOURCE, true);
+        rig.table.store(Arc::new(table()));
+        drop(installing);
+        assert_eq!(rig.report().await, Report::Recalled(key));
+        assert_eq!(taken(&rig).await, []);
+        rig.dispatcher.set_paused(SOURCE, false);
+        assert_eq!(attempt(&mut rig, event("order.paid", 0)).await.outcome, Outcome::Accepted);
+    }
+
     #[test]
     fn a_full_or_busy_store_is_busy_and_a_failed_one_says_nothing() {
-        assert_eq!(status_of(&Ok(())), Some(200));
-        assert_eq!(status_of(&Err(AppendError::Overloaded)), Some(503));
-        assert_eq!(status_of(&Err(AppendError::StorageFull)), Some(503));
-        assert_eq!(status_of(&Err(AppendError::TooLarge { max: 1 })), Some(413));
-        assert_eq!(status_of(&Err(AppendError::Failed)), None);
+        assert_eq!(status_of(&Ok(())), Ok(200));
+        assert_eq!(status_of(&Err(AppendError::Overloaded)), Ok(503));
+        assert_eq!(status_of(&Err(AppendError::StorageFull)), Ok(503));
+        assert_eq!(status_of(&Err(AppendError::TooLarge { max: 1 })), Ok(413));
+        assert_eq!(status_of(&Err(AppendError::Failed)), Err(NoStatus::LogFailed));
     }
 
     #[tokio::test]

@@ -24,7 +24,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Attempt, AttemptKey, EndpointStatus, Finished, Forwarder, Route};
+use super::gate::Gate;
+use super::{Attempt, AttemptKey, EndpointStatus, Finished, Forwarder, NoAnswer, Report, Route};
 use crate::push::PushOptions;
 use crate::push::answer;
 use crate::push::client::{Client, Connection, Deadline, LOOKUPS_MAX, SendFailure};
@@ -54,7 +55,9 @@ pub(super) struct Shared {
 pub(super) struct Delivery {
     pub attempt: Attempt,
     pub route: Arc<Route>,
-    pub done: mpsc::Sender<Finished>,
+    /// Has to be open when it is sent.
+    pub gate: Arc<Gate>,
+    pub done: mpsc::Sender<Report>,
     /// What it meets on its way; always [`Fault::Pass`] outside development mode.
     pub fault: Fault,
     /// Attempts that are held back until this one has ended; let go by being dropped.
@@ -85,6 +88,9 @@ struct State {
     last_outcome: Option<Outcome>,
 }
 
+/// The head of an answer, and the connection that has the rest of it.
+type Answered = (Connection, Response<Incoming>);
+
 struct Idle {
     worker: u64,
     hand_over: oneshot::Sender<Delivery>,
@@ -112,16 +118,16 @@ impl Pool {
         }
     }
 
-    /// Drops the queued deliveries of one subscription.
-    pub(super) fn forget(&self, subscription: SubscriptionNumber) {
+    /// Takes the queued deliveries of one subscription out. Not dropped in here: what a delivery holds may look at
+    /// the pool when it goes.
+    #[must_use]
+    pub(super) fn take(&self, subscription: SubscriptionNumber) -> VecDeque<Delivery> {
         let mut state = self.state();
-        let (gone, kept): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut state.queue)
+        let (taken, kept) = std::mem::take(&mut state.queue)
             .into_iter()
             .partition(|delivery| delivery.attempt.key.subscription == subscription);
         state.queue = kept;
-        drop(state);
-        // Only now: what a delivery holds may look at the pool when it goes.
-        drop(gone);
+        taken
     }
 
     pub(super) fn key(&self) -> &EndpointKey {
@@ -243,14 +249,14 @@ impl Worker {
     /// Does one attempt and reports it; then readies the connection for the next.
     async fn deliver(&mut self, delivery: Delivery) {
         let shared = Arc::clone(&self.pool.shared);
-        let Delivery { attempt, route, done, fault, overtakes } = delivery;
+        let Delivery { attempt, route, gate, done, fault, overtakes } = delivery;
         let key = attempt.key.clone();
         let name = Arc::clone(&attempt.subscription);
         let guard = ReportPanic { key: key.clone(), done: &done };
         let started = shared.clock.monotonic();
         let request = self.request(attempt, &route);
         let audience = name.webhook.as_ref().and_then(|webhook| webhook.token.as_ref());
-        let answered = self.exchange_authorized(audience, fault, request).await;
+        let answered = self.exchange_authorized(audience, fault, request, &gate).await;
         let latency = shared.clock.monotonic().saturating_sub(started);
         let (outcome, status, rest) = match answered {
             Ok((connection, response)) => {
@@ -258,13 +264,23 @@ impl Worker {
                 let outcome = answer::outcome(status, response.headers(), shared.clock.now());
                 (outcome, Some(status.as_u16()), Some((connection, response.into_body())))
             }
-            Err(outcome) => (outcome, None, None),
+            Err(NoAnswer::Ended(outcome)) => {
+                let status = match outcome {
+                    Outcome::Answered { status, .. } => Some(status),
+                    _ => None,
+                };
+                (outcome, status, None)
+            }
+            Err(NoAnswer::Recalled) => {
+                let _ = done.send(Report::Recalled(key)).await;
+                return;
+            }
         };
         let (event, events) = (key.offsets[0], key.offsets.len());
         tracing::debug!(subscription = %name.name, %event, events, ?outcome, ?latency, "attempt ended");
         self.last_outcome = Some(outcome);
         // An error means that the shard is gone, and with it everybody who wants to know.
-        let _ = done.send(Finished { key, outcome, status, latency }).await;
+        let _ = done.send(Report::Finished(Finished { key, outcome, status, latency })).await;
         drop(guard);
         drop(overtakes);
         if let Some((connection, body)) = rest {
@@ -302,12 +318,16 @@ impl Worker {
         audience: Option<&TokenAudience>,
         fault: Fault,
         request: Outgoing,
-    ) -> Result<(Connection, Response<Incoming>), Outcome> {
+        gate: &Gate,
+    ) -> Result<Answered, NoAnswer> {
         let shared = Arc::clone(&self.pool.shared);
+        if gate.is_closed() {
+            return Err(NoAnswer::Recalled);
+        }
         let Some(audience) = audience else {
-            return self.exchange_despite(fault, request, &mut shared.client.deadline()).await;
+            return self.exchange_despite(fault, request, &mut shared.client.deadline(), gate).await;
         };
-        let bearer = shared.tokens.bearer(audience).await?;
+        let bearer = shared.tokens.bearer(audience).await.map_err(|outcome| gate.unsent(outcome))?;
         // The endpoint has all of its time, however long the issuer took.
         let deadline = &mut shared.client.deadline();
         let authorized = |bearer: HeaderValue| {
@@ -316,13 +336,14 @@ impl Worker {
             request
         };
         let (connection, response) =
-            self.exchange_despite(fault, authorized(bearer.clone()), deadline).await?;
+            self.exchange_despite(fault, authorized(bearer.clone()), deadline, gate).await?;
         if response.status() != StatusCode::UNAUTHORIZED || !shared.tokens.refuse(audience, &bearer).await {
             return Ok((connection, response));
         }
+        let refused = answer::outcome(response.status(), response.headers(), shared.clock.now());
         self.connection = shared.client.finish(connection, response.into_body()).await;
         let bearer = shared.tokens.bearer(audience).await?;
-        self.exchange(authorized(bearer), deadline).await
+        self.exchange_again(refused, authorized(bearer), deadline, gate).await
     }
 
     /// Does the exchange, and what a fault script wants done with it.
@@ -331,22 +352,46 @@ impl Worker {
         fault: Fault,
         request: Outgoing,
         deadline: &mut Deadline<'_>,
-    ) -> Result<(Connection, Response<Incoming>), Outcome> {
+        gate: &Gate,
+    ) -> Result<Answered, NoAnswer> {
         match fault {
             Fault::Slow { delay } => {
                 let shared = Arc::clone(&self.pool.shared);
-                deadline.race(shared.clock.sleep(delay)).await.ok_or(Outcome::TimedOut)?;
+                let slow = deadline.race(shared.clock.sleep(delay)).await;
+                slow.ok_or_else(|| gate.unsent(Outcome::TimedOut))?;
             }
             Fault::Duplicate => {
-                let first = self.exchange(request.clone(), deadline).await;
-                if let Ok((connection, response)) = first {
-                    self.connection = self.pool.shared.client.finish(connection, response.into_body()).await;
-                }
+                let shared = Arc::clone(&self.pool.shared);
+                let first = match self.exchange(request.clone(), deadline, gate).await {
+                    Ok((connection, response)) => {
+                        let status = response.status();
+                        let first = answer::outcome(status, response.headers(), shared.clock.now());
+                        self.connection = shared.client.finish(connection, response.into_body()).await;
+                        first
+                    }
+                    Err(NoAnswer::Ended(first)) => first,
+                    Err(NoAnswer::Recalled) => return Err(NoAnswer::Recalled),
+                };
+                return self.exchange_again(first, request, deadline, gate).await;
             }
             // The others are dealt with before an attempt comes here.
             Fault::Pass | Fault::Status { .. } | Fault::Timeout | Fault::Reset | Fault::Reorder => {}
         }
-        self.exchange(request, deadline).await
+        self.exchange(request, deadline, gate).await
+    }
+
+    /// Sends what was sent already and came to `before`: with a pause in between it is left at that.
+    async fn exchange_again(
+        &mut self,
+        before: Outcome,
+        request: Outgoing,
+        deadline: &mut Deadline<'_>,
+        gate: &Gate,
+    ) -> Result<Answered, NoAnswer> {
+        match self.exchange(request, deadline, gate).await {
+            Err(NoAnswer::Recalled) => Err(NoAnswer::Ended(before)),
+            exchanged => exchanged,
+        }
     }
 
     /// Sends on our connection, or on a new one.
@@ -357,7 +402,8 @@ impl Worker {
         &mut self,
         mut request: Outgoing,
         deadline: &mut Deadline<'_>,
-    ) -> Result<(Connection, Response<Incoming>), Outcome> {
+        gate: &Gate,
+    ) -> Result<Answered, NoAnswer> {
         loop {
             let kept = self.take_connection().await;
             let is_kept = kept.is_some();
@@ -365,13 +411,20 @@ impl Worker {
                 connection
             } else {
                 let client = &self.pool.shared.client;
-                client.connect(&self.pool.key, &self.pool.terms, &self.pool.lookups, deadline).await?
+                let pool = &self.pool;
+                let connected = client.connect(&pool.key, &pool.terms, &pool.lookups, deadline).await;
+                connected.map_err(|outcome| gate.unsent(outcome))?
             };
+            // Only now, for a connection may have taken its time.
+            if gate.is_closed() {
+                self.connection = Some(connection);
+                return Err(NoAnswer::Recalled);
+            }
             match deadline.race(connection.send(request)).await {
-                None => return Err(Outcome::TimedOut),
+                None => return Err(Outcome::TimedOut.into()),
                 Some(Ok(response)) => return Ok((connection, response)),
                 Some(Err(SendFailure::NotSent(back))) if is_kept => request = *back,
-                Some(Err(failure)) => return Err(failure.outcome()),
+                Some(Err(failure)) => return Err(failure.outcome().into()),
             }
         }
     }
@@ -403,7 +456,7 @@ async fn closed(connection: &mut Option<Connection>) {
 /// Reports an attempt that ended in a panic: its delivery would be in flight for ever.
 pub(super) struct ReportPanic<'a> {
     pub(super) key: AttemptKey,
-    pub(super) done: &'a mpsc::Sender<Finished>,
+    pub(super) done: &'a mpsc::Sender<Report>,
 }
 
 impl Drop for ReportPanic<'_> {
@@ -411,7 +464,8 @@ impl Drop for ReportPanic<'_> {
         if std::thread::panicking() {
             let (key, outcome) = (self.key.clone(), Outcome::Unreachable);
             // Full: then there is no way left to tell.
-            let _ = self.done.try_send(Finished { key, outcome, status: None, latency: Duration::ZERO });
+            let finished = Finished { key, outcome, status: None, latency: Duration::ZERO };
+            let _ = self.done.try_send(Report::Finished(finished));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The dispatcher against endpoints that hang, reset, trickle and lie.
 
+mod pause;
 mod terms;
 
 use std::net::SocketAddr;
@@ -421,7 +422,7 @@ async fn every_attempt_is_reported_once_in_spite_of_idle_and_busy_connections() 
         let place = open.iter().position(|key| *key == finished.key).expect("reported once");
         open.swap_remove(place);
     }
-    assert_eq!(rig.try_finished(), None);
+    assert_eq!(rig.try_report(), None);
 }
 
 #[tokio::test]
@@ -460,7 +461,7 @@ async fn attempts_above_the_agreed_number_are_failed_at_once() {
     assert_eq!((finished.key, finished.outcome), (refused, Outcome::Unreachable));
     rig.start(&second); // Brings its own share of the queue.
     rig.start(&second);
-    assert_eq!(rig.try_finished(), None);
+    assert_eq!(rig.try_report(), None);
     rig.start(&second);
     assert_eq!(rig.finished().await.outcome, Outcome::Unreachable);
 }
@@ -599,7 +600,7 @@ async fn stopping_lets_attempts_in_flight_end_and_drops_the_others() {
     assert_eq!((finished.key, finished.outcome), (first, Outcome::Accepted));
     rig.tasks.close();
     rig.tasks.wait().await;
-    assert_eq!(rig.try_finished(), None);
+    assert_eq!(rig.try_report(), None);
     assert_eq!(server.connections(), 1);
 }
 
@@ -616,7 +617,7 @@ async fn stopping_does_not_wait_for_ever() {
         rig.tasks.is_empty()
     })
     .await;
-    assert_eq!(rig.try_finished(), None);
+    assert_eq!(rig.try_report(), None);
 }
 
 #[tokio::test]

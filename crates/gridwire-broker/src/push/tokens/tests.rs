@@ -8,10 +8,11 @@ use gridwire_core::retry::Outcome;
 use gridwire_core::routing::{SubscriptionRoute, TokenAudience, Webhook};
 use gridwire_core::secret::Secret;
 use gridwire_outside::system::SystemNet;
+use tokio::sync::watch;
 
 use super::read_answer;
-use crate::push::testing::{OK, Rig, TestServer, local_options, subscription};
-use crate::push::{PushOptions, TokenIssuer};
+use crate::push::testing::{OK, Rig, TestServer, eventually, local_options, subscription};
+use crate::push::{PushOptions, Report, TokenIssuer};
 
 const UNAUTHORIZED: &str = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
 
@@ -143,6 +144,60 @@ async fn without_a_token_nothing_is_sent_and_the_issuer_is_left_alone_for_a_whil
         rig.clock.advance(Duration::from_secs(5));
     }
     assert_eq!(taken(&came), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_token_that_comes_after_the_pause_is_not_used() {
+    let (endpoint, came) = endpoint("nothing").await;
+    let (let_go, held) = watch::channel(false);
+    let issuer = TestServer::start(move |mut peer| {
+        let mut held = held.clone();
+        async move {
+            peer.request().await;
+            held.wait_for(|go| *go).await.expect("the test holds the other end");
+            peer.write("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{\"access_token\":\"a\"}").await;
+        }
+    })
+    .await;
+    let mut rig = rig(&format!("http://{}/token", issuer.address));
+    let route = protected(&endpoint.url());
+    let key = rig.start(&route);
+    eventually(|| issuer.connections() == 1).await;
+    rig.dispatcher.set_paused(route.number, true);
+    let_go.send_replace(true);
+    assert_eq!(rig.report().await, Report::Recalled(key));
+    assert_eq!(taken(&came), Vec::<String>::new());
+    rig.dispatcher.set_paused(route.number, false);
+    assert_eq!(rig.deliver(&route).await, Outcome::Accepted);
+}
+
+#[tokio::test]
+async fn a_refusal_stays_the_outcome_when_the_pause_comes_before_another_token() {
+    let (endpoint, came) = endpoint("t1").await;
+    let (let_go, held) = watch::channel(true);
+    let issuer = TestServer::start(move |mut peer| {
+        let mut held = held.clone();
+        async move {
+            peer.request().await;
+            held.wait_for(|go| *go).await.expect("the test holds the other end");
+            let body = format!("{{\"access_token\":\"t{}\"}}", peer.number);
+            peer.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
+        }
+    })
+    .await;
+    let mut rig = rig(&format!("http://{}/token", issuer.address));
+    let route = protected(&endpoint.url());
+    rig.deliver(&route).await;
+    rig.clock.advance(Duration::from_secs(60));
+    let_go.send_replace(false);
+    rig.start(&route);
+    eventually(|| issuer.connections() == 2).await;
+    rig.dispatcher.set_paused(route.number, true);
+    let_go.send_replace(true);
+    let finished = rig.finished().await;
+    let refused = Outcome::Answered { status: 401, retry_after: None };
+    assert_eq!((finished.outcome, finished.status), (refused, Some(401)));
+    assert_eq!(taken(&came), ["Bearer t1", "Bearer t1"]);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use gridwire_core::event::{Data, DeliverySchema, Event, InputSchema};
 use gridwire_core::filter::MatchSet;
 use gridwire_core::frame::FrameBuilder;
 use gridwire_core::ids::Lsn;
+use gridwire_core::pace::{PaceSource, Pacing};
 use gridwire_core::routing::RoutingTable;
 use gridwire_core::shard::SubscribeInput;
 use gridwire_outside::memory::MemoryDisk;
@@ -146,6 +147,48 @@ async fn what_a_group_has_decided_to_send_goes_where_its_subscription_pointed_th
     rig.end_group().await;
     eventually(|| new.connections() == 1).await;
     assert_eq!(old.connections(), 1);
+}
+
+#[tokio::test]
+async fn what_a_pause_finds_unsent_is_the_queues_again_and_no_attempt_of_it_counts() {
+    // It never answers, so the attempts above its connections wait for one.
+    let hanging = TestServer::hanging().await;
+    let route = subscription(1, &hanging.url(), DeliverySchema::EventGrid);
+    let mut rig = Rig::new();
+    let (first, _) = rig.subscribe(&route);
+    rig.driver.command(first);
+    for number in 0..40 {
+        rig.publish(&route, &format!("e-{number}")).await;
+    }
+    rig.end_group().await;
+    let in_flight = |rig: &Rig| {
+        let status = rig.driver.shard.status().pop().expect("the subscription");
+        (status.endpoint.expect("it is pushed").requests_in_flight, status.pending)
+    };
+    assert_eq!(in_flight(&rig), (40, 40));
+    eventually(|| hanging.connections() == 32).await;
+
+    let mut paused =
+        Arc::into_inner(subscription(1, &hanging.url(), DeliverySchema::EventGrid)).expect("ours");
+    paused.policy.pacing = Pacing::by(Pace::Paused, PaceSource::Operator);
+    let (pause, mut told) = rig.subscribe(&Arc::new(paused));
+    rig.driver.command(pause);
+    rig.end_group().await;
+    assert!(told.try_recv().is_ok());
+    rig.driver.gather();
+    let returned: Vec<u32> = rig.driver.out.decisions.iter().map(attempts_returned).collect();
+    assert_eq!(returned, [0; 8], "none of them was tried");
+    rig.end_group().await;
+    assert_eq!(in_flight(&rig), (32, 40));
+    assert!(rig.driver.out.effects.is_empty());
+}
+
+/// How often the event of a decision that gives it back was tried.
+fn attempts_returned(decision: &Decision) -> u32 {
+    match decision {
+        Decision::Returned { held, .. } => held.attempts,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]

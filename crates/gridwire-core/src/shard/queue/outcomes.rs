@@ -112,7 +112,8 @@ impl Queue {
         self.give_back(held, due, Return::Released, last, out);
     }
 
-    /// The event had no place in the request that it was meant for: it is the next one's, and counts for nothing.
+    /// The event had no place in the request that it was meant for, or that request was recalled: it is the next
+    /// one's, and counts for nothing.
     pub(in crate::shard) fn not_sent(&mut self, offset: Offset, id: u64, now: Timestamp, out: &mut Output) {
         let Some((held, _)) = self.in_flight.end(offset.0, id) else { return };
         let held = Held { attempts: held.attempts.saturating_sub(1), ..held };

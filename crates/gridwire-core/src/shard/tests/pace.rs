@@ -102,6 +102,29 @@ fn a_pause_does_not_recall_what_is_under_way() {
 }
 
 #[test]
+fn what_a_pause_recalls_was_not_tried_and_goes_first_when_it_ends() {
+    let mut driver = Driver::new(push());
+    driver.publish(2);
+    let [(first, _, id), _] = driver.attempts()[..] else { panic!("two attempts") };
+    driver.policy = paused();
+    driver.subscribe();
+    driver.input(Input::NotSent { subscription: ONE, offset: first, id });
+    driver.publish(1);
+    driver.advance_to(at(60));
+    assert_eq!(driver.attempts(), []);
+    let status = driver.shard.status().pop().expect("the subscription");
+    assert_eq!(status.endpoint.map(|endpoint| endpoint.failures_in_a_row), Some(0));
+
+    driver.restart();
+    driver.policy = push();
+    driver.subscribe();
+    let attempts =
+        driver.attempts().iter().map(|&(offset, attempt, _)| (offset, attempt)).collect::<Vec<_>>();
+    assert_eq!(attempts[0], (first, 1), "{attempts:?}");
+    assert_eq!(attempts.len(), 3);
+}
+
+#[test]
 fn an_operators_cap_is_kept_to_within_a_hundredth() {
     for per_second in [1_u32, 7, 50, 900, 5_000] {
         let cap = Pacing::by(Pace::per_minute(60 * per_second), PaceSource::Operator);

@@ -65,8 +65,9 @@ opened, within ten minutes. This sends it a new one. A rate that it allows is as
     },
     /// Start no delivery to the endpoint any more, until it is resumed
     #[command(after_help = "\
-Attempts in flight end, of which there are 64 at most; events wait, retries too, and their time to live goes on. A pause outlives restarts and PUTs of
-the subscription. While it lasts, `gridwire subscription endpoint` shows the rule `paused`.")]
+Requests that are being sent end, of which there are 32 at most; nothing else is sent. Events wait, retries too, and
+their time to live goes on. A pause outlives restarts and PUTs of the subscription. While it lasts, `gridwire
+subscription endpoint` shows the rule `paused`.")]
     Pause {
         /// `orders/billing`, `shop/jobs/push` in a namespace, or `domain:malls/north/billing`
         subscription: String,
