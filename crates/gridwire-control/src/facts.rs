@@ -70,6 +70,8 @@ pub(crate) struct SubscriptionFacts {
     /// `None`: as long as the topic keeps events. Never longer than that in any case.
     pub time_to_live: Option<Duration>,
     pub webhook: Option<Webhook>,
+    /// The least version of TLS that the webhook's owner wrote. Kept and shown; connections do not ask for it.
+    pub minimum_tls: Option<&'static str>,
     /// Instead of a webhook.
     pub forward: Option<ForwardTarget>,
     pub dead_letter: Option<DeadLetterDestination>,

@@ -65,6 +65,7 @@ pub(super) fn read(properties: &Members<'_>, ground: Ground<'_>) -> Result<Box<d
             attempts_max,
             time_to_live: Some(Duration::from_secs(60 * u64::from(time_to_live_minutes))),
             webhook: destination.webhook(schema),
+            minimum_tls: destination.as_webhook().and_then(|webhook| webhook.minimum_tls),
             forward: destination.forward(),
             dead_letter: dead_letter.as_ref().map(|dead_letter| dead_letter.destination.clone()),
             filter: Arc::new(filter),

@@ -76,6 +76,7 @@ pub(super) fn read(properties: &Members<'_>, _ground: Ground<'_>) -> Result<Box<
                 .unwrap_or(DELIVERY_COUNT_MAX),
             time_to_live,
             webhook: destination.as_ref().map(|destination| destination.webhook(DeliverySchema::CloudEvent)),
+            minimum_tls: destination.as_ref().and_then(|destination| destination.minimum_tls),
             forward: None,
             dead_letter: dead_letter.as_ref().map(|dead_letter| dead_letter.destination.clone()),
             filter,

@@ -84,6 +84,56 @@ async fn the_least_version_of_tls_is_one_that_is_kept_to() {
     }
 }
 
+/// Writes this into the stored destination of the one subscription there is, as an earlier build may have.
+fn write_minimum_tls(grid: &Grid, pointer: &str, version: &str) {
+    let stored = grid.store.dump().into_iter().find(|one| one.key.contains("eventsubscriptions")).unwrap();
+    let mut value: Value = serde_json::from_slice(&stored.value).unwrap();
+    let member = value["properties"].pointer_mut(pointer).unwrap();
+    let (sealer, place) = (Sealer::new(MASTER), format!("{}#{pointer}", stored.key));
+    let opened = sealer.open(&place, member["sealed"].as_str().unwrap()).unwrap();
+    let mut destination: Value = serde_json::from_slice(&opened).unwrap();
+    destination["properties"]["minimumTlsVersionAllowed"] = version.into();
+    let sealed = sealer.seal(&TestRng, &place, destination.to_string().as_bytes());
+    *member = json!({ "sealed": sealed });
+    grid.store.overwrite(&stored.key, value.to_string().into_bytes());
+}
+
+/// A subscription of an earlier build whose least version of TLS is 1.3, which is refused by now.
+async fn check_kept(path: &str, plain: Value, sealed: &str, patch: Value) {
+    let grid = grid().await;
+    grid.call("PUT", path, plain.clone()).await.expect(201);
+    write_minimum_tls(&grid, sealed, "1.3");
+    let grid = grid.restarted().await;
+    let at = format!("/properties{sealed}/properties");
+    let check = |answer: &Answer| {
+        let shown = answer.body.pointer(&at).unwrap_or(&Value::Null);
+        assert!((200..300).contains(&answer.status), "{path}: {}", answer.body);
+        assert_eq!(shown["minimumTlsVersionAllowed"], "1.3", "{path}");
+    };
+    let with = |version: &str| {
+        let mut body = plain.clone();
+        body.pointer_mut(&at).unwrap()["minimumTlsVersionAllowed"] = version.into();
+        body
+    };
+    check(&grid.call("PATCH", path, patch).await);
+    check(&grid.get(path).await);
+    // Whoever writes back what a GET shows is not refused either.
+    check(&grid.call("PUT", path, with("1.3")).await);
+    // What was given up is new when it comes again.
+    grid.call("PUT", path, with("1.1")).await.expect(201);
+    grid.call("PUT", path, with("1.3")).await.expect(400);
+}
+
+#[tokio::test]
+async fn a_least_version_of_tls_that_an_earlier_build_took_is_kept_by_changes_of_other_things() {
+    let plain = webhook("https://a.example/in");
+    check_kept(HOOK, plain.clone(), "/destination", json!({ "labels": ["a"] })).await;
+    let push = json!({ "deliveryMode": "Push", "push": plain["properties"].clone() });
+    let in_namespace = json!({ "properties": { "deliveryConfiguration": push } });
+    let patch = json!({ "properties": { "eventDeliverySchema": "CloudEventSchemaV1_0" } });
+    check_kept(PUSH, in_namespace, "/deliveryConfiguration/push/destination", patch).await;
+}
+
 #[tokio::test]
 async fn a_topics_retry_policy_is_taken_up_to_its_limits() {
     let grid = grid().await;

@@ -38,7 +38,7 @@ pub(crate) struct WebhookDestination {
     base_url: String,
     events_per_batch: u32,
     batch_kilobytes: u32,
-    minimum_tls: Option<&'static str>,
+    pub(crate) minimum_tls: Option<&'static str>,
     token: Option<TokenAudience>,
     tls: Option<TlsSettings>,
     pub(crate) attributes: Vec<DeliveryAttribute>,
@@ -101,11 +101,8 @@ impl WebhookDestination {
 
     /// Judges the URL, the tokens and the certificates by the options and the time, when they are new.
     pub(crate) fn admit(&self, admission: Admission<'_>) -> Result<(), ApiError> {
-        let existing = admission
-            .ground
-            .existing
-            .and_then(crate::facts::Facts::subscription)
-            .and_then(|facts| facts.webhook.as_ref());
+        let subscription = admission.ground.existing.and_then(crate::facts::Facts::subscription);
+        let existing = subscription.and_then(|facts| facts.webhook.as_ref());
         let has_token = existing.is_some_and(|webhook| webhook.token == self.token);
         if self.token.is_some() && !has_token && !admission.token_issuer {
             // Delivering without the token that the endpoint counts on would only look configured.
@@ -113,7 +110,8 @@ impl WebhookDestination {
                 "The destination asks for bearer tokens, and this server has no issuer to get them from: it needs the configuration key `delivery.token_endpoint`.",
             ));
         }
-        if self.minimum_tls == Some("1.3") {
+        let has_minimum = subscription.is_some_and(|facts| facts.minimum_tls == self.minimum_tls);
+        if self.minimum_tls == Some("1.3") && !has_minimum {
             // Connections are shared by all who post to a host, and 1.2 is good enough for the others.
             return Err(invalid(
                 "The property `minimumTlsVersionAllowed` must be `1.0`, `1.1` or `1.2`; webhooks are posted to by TLS 1.2 or later.",
