@@ -387,3 +387,6 @@ impl DeliveryPort for Broker {
         Box::pin(self.install_table(table))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -260,4 +260,4 @@ fn is_plain_name(name: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

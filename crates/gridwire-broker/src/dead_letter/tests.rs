@@ -30,7 +30,7 @@ async fn write(letters: &DeadLetters, path: &str, content: &str) -> io::Result<(
 }
 
 /// The record of a job that runs.
-pub(super) fn record(id: &str, subscription: u32) -> Record {
+pub(crate) fn record(id: &str, subscription: u32) -> Record {
     Record {
         id: id.to_owned(),
         kind: Kind::Redrive { rate: 100 },
@@ -51,7 +51,7 @@ pub(super) fn record(id: &str, subscription: u32) -> Record {
 }
 
 /// A disk with the data directory that a log has made.
-pub(super) fn new_disk() -> MemoryDisk {
+pub(crate) fn new_disk() -> MemoryDisk {
     let disk = MemoryDisk::new();
     disk.create_dir_all(Path::new("/data")).expect("it is made");
     disk.sync_dir(Path::new("/")).expect("it is synced");

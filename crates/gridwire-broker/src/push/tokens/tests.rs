@@ -147,6 +147,28 @@ async fn without_a_token_nothing_is_sent_and_the_issuer_is_left_alone_for_a_whil
 }
 
 #[tokio::test]
+async fn an_issuer_has_five_seconds_and_whoever_waits_for_its_answer_no_more() {
+    let (endpoint, came) = endpoint("nothing").await;
+    let issuer = TestServer::hanging().await;
+    let mut rig = rig(&format!("http://{}/token", issuer.address));
+    let route = protected(&endpoint.url());
+    let begun = [rig.start(&route), rig.start(&route)];
+    eventually(|| issuer.connections() == 1).await;
+    rig.clock.advance(Duration::from_millis(4_999));
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(rig.try_report(), None, "it gave up too early");
+    rig.clock.advance(Duration::from_millis(1));
+    for _ in &begun {
+        let finished = rig.finished().await;
+        assert!(begun.contains(&finished.key));
+        assert_eq!((finished.outcome, finished.latency), (Outcome::NoToken, Duration::from_secs(5)));
+    }
+    assert_eq!((issuer.connections(), taken(&came)), (1, Vec::new()));
+}
+
+#[tokio::test]
 async fn a_token_that_comes_after_the_pause_is_not_used() {
     let (endpoint, came) = endpoint("nothing").await;
     let (let_go, held) = watch::channel(false);
