@@ -114,6 +114,11 @@ impl DeadLetters {
         Some(Container::directory(Arc::clone(&self.files), &path, self.threads))
     }
 
+    /// Where letters for this destination are by the configuration of its account; no secret is in it.
+    pub(crate) fn place(&self, destination: &DeadLetterDestination) -> String {
+        self.accounts.get(&destination.account).map_or_else(|| "directory".to_owned(), Account::place)
+    }
+
     /// The jobs on these letters, as they were recorded.
     pub(crate) fn jobs(&self) -> Jobs {
         Jobs::read(Arc::clone(&self.files), self.threads)

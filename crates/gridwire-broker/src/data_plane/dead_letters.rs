@@ -467,6 +467,7 @@ async fn start(broker: &Broker, found: &Found, kind: Kind, order: Order) -> Resu
         kind,
         subscription: found.route.number,
         resource: found.route.resource_id.clone(),
+        place: Some(broker.outside().dead_letters.place(&destination)),
         destination,
         prefix: found.shelf.prefix().to_owned(),
         selection: order.selection,

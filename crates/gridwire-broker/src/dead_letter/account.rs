@@ -80,6 +80,11 @@ impl Account {
         Self { options, connector: Connector::new(net, clock), containers: Mutex::default() }
     }
 
+    /// Its endpoint, which tells it from a directory and from other accounts of its name.
+    pub(super) fn place(&self) -> String {
+        self.options.url.clone()
+    }
+
     pub(super) fn container(&self, name: &str) -> io::Result<Blobs> {
         let mut containers = self.containers.lock().expect("no panic while the containers are held");
         if let Some(blobs) = containers.get(name) {

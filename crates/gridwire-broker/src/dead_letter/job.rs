@@ -150,6 +150,16 @@ pub(crate) async fn run(broker: Arc<Broker>, job: Arc<Job>, stop: CancellationTo
     }
 }
 
+/// The container of a job's letters, or why it cannot be had. Where else letters of the destination are by now, the
+/// job's are not: nothing there would get a mark, and nothing would tell.
+fn find(letters: &DeadLetters, record: &Record) -> Result<Container, &'static str> {
+    if record.place.as_ref().is_some_and(|place| *place != letters.place(&record.destination)) {
+        return Err("the letters are where their account was when the job began; see its configuration");
+    }
+    let problem = "the place of the letters cannot be used; see the configuration of its account";
+    letters.container(&record.destination).ok_or(problem)
+}
+
 /// The container of a job's letters. `None` when the broker stops, or the job was cancelled, before there was one.
 async fn reach(
     letters: &DeadLetters,
@@ -160,12 +170,14 @@ async fn reach(
     let mut failures = 0;
     loop {
         let mut record = job.record();
-        if let Some(container) = letters.container(&record.destination) {
-            job.set_trouble(None);
-            return Some(container);
-        }
         // Only the configuration of its account can have made this so; a later start may mend it.
-        let problem = "the place of the letters cannot be used; see the configuration of its account";
+        let problem = match find(letters, &record) {
+            Ok(container) => {
+                job.set_trouble(None);
+                return Some(container);
+            }
+            Err(problem) => problem,
+        };
         if failures == 0 {
             tracing::error!(job = record.id, account = record.destination.account, problem);
         }
@@ -521,24 +533,12 @@ mod tests {
         assert!(pause(&clock, wait, &stop, &cancel).now_or_never().is_some());
     }
 
-    #[tokio::test]
-    async fn a_job_whose_letters_are_out_of_reach_says_so_and_can_be_cancelled() {
-        let clock: Arc<dyn Clock> = Arc::new(new_clock());
-        let net: Arc<dyn Net> = Arc::new(SystemNet);
-        let account = AccountOptions {
-            name: "store".to_owned(),
-            url: "https://store.example".to_owned(),
-            kind: AccountKind::AzureSas("no signature".to_owned()),
-        };
-        let letters = DeadLetters::new(Arc::new(new_disk()), "/data/deadletter".into(), false).with_accounts(
-            &[account],
-            &net,
-            &clock,
-        );
+    /// A job with this record does not get to its letters, says so, and ends when it is cancelled.
+    async fn check_out_of_reach(letters: &DeadLetters, clock: &dyn Clock, record: Record) {
         let jobs = letters.jobs();
-        let job = jobs.add(record("a", 1)).await.expect("recorded");
+        let job = jobs.add(record).await.expect("recorded");
         let stop = CancellationToken::new();
-        let mut reaching = pin!(reach(&letters, &*clock, &job, &stop));
+        let mut reaching = pin!(reach(letters, clock, &job, &stop));
         assert!(reaching.as_mut().now_or_never().is_none());
         assert!(job.to_json()["waitingFor"].is_string());
         job.cancel();
@@ -548,5 +548,35 @@ mod tests {
         assert!(ended.ended.is_some() && ended.problem.is_some());
         assert!(jobs.running().is_empty());
         assert!(letters.jobs().running().is_empty(), "nor after the next start");
+    }
+
+    fn letters() -> DeadLetters {
+        DeadLetters::new(Arc::new(new_disk()), "/data/deadletter".into(), false)
+    }
+
+    #[tokio::test]
+    async fn a_job_whose_letters_are_out_of_reach_says_so_and_can_be_cancelled() {
+        let clock: Arc<dyn Clock> = Arc::new(new_clock());
+        let net: Arc<dyn Net> = Arc::new(SystemNet);
+        let account = AccountOptions {
+            name: "store".to_owned(),
+            url: "https://store.example".to_owned(),
+            kind: AccountKind::AzureSas("no signature".to_owned()),
+        };
+        let letters = letters().with_accounts(&[account], &net, &clock);
+        check_out_of_reach(&letters, &*clock, record("a", 1)).await;
+    }
+
+    #[tokio::test]
+    async fn a_job_whose_account_is_elsewhere_after_a_restart_does_not_look_there() {
+        let (letters, clock) = (letters(), new_clock());
+        let elsewhere = Record { place: Some("https://store.example".to_owned()), ..record("a", 1) };
+        check_out_of_reach(&letters, &clock, elsewhere).await;
+        for (id, place) in [("b", Some("directory".to_owned())), ("c", None)] {
+            let job = letters.jobs().add(Record { place, ..record(id, 1) }).await.expect("recorded");
+            let stop = CancellationToken::new();
+            assert!(reach(&letters, &clock, &job, &stop).now_or_never().flatten().is_some(), "{id}");
+            job.save(&Record { state: JobState::Done, ..job.record() }).await.expect("recorded");
+        }
     }
 }

@@ -48,6 +48,9 @@ pub(crate) struct Record {
     /// The subscription's resource id.
     pub(crate) resource: String,
     pub(crate) destination: DeadLetterDestination,
+    /// Where the destination was when the job began ([`super::DeadLetters::place`]). Records of earlier builds do not
+    /// say.
+    pub(crate) place: Option<String>,
     /// Where in the container the subscription's letters are.
     pub(crate) prefix: String,
     pub(crate) selection: Selection,
@@ -83,6 +86,7 @@ impl Record {
             "resource": self.resource,
             "account": self.destination.account,
             "container": self.destination.container,
+            "place": self.place,
             "prefix": self.prefix,
             "selection": {
                 "reason": self.selection.reason.as_ref().map(ReasonFilter::as_str),
@@ -123,6 +127,7 @@ impl Record {
             subscription: SubscriptionNumber(u32::try_from(number("subscription")?).ok()?),
             resource: text("resource")?,
             destination: DeadLetterDestination { account: text("account")?, container: text("container")? },
+            place: text("place"),
             prefix: text("prefix")?,
             selection: Selection {
                 reason: selection["reason"].as_str().map(ReasonFilter::new),
@@ -159,6 +164,7 @@ mod tests {
             subscription,
             resource: "/subscriptions/s".to_owned(),
             destination: DeadLetterDestination { account: "a".to_owned(), container: "c".to_owned() },
+            place: Some("directory".to_owned()),
             prefix: "BILLING".to_owned(),
             selection: Selection {
                 reason: Some(ReasonFilter::new("TimeToLive")),
@@ -188,6 +194,7 @@ mod tests {
         record.problem = Some("it went wrong".to_owned());
         record.selection = Selection::default();
         record.cursor = None;
+        record.place = None;
         assert_eq!(Record::from_json(&record.to_json()).as_ref(), Some(&record));
         for (name, wrong) in
             [("version", json!(2)), ("kind", json!("x")), ("state", json!("x")), ("cursor", json!("x"))]

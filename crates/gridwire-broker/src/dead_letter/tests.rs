@@ -37,6 +37,7 @@ pub(crate) fn record(id: &str, subscription: u32) -> Record {
         subscription: SubscriptionNumber(subscription),
         resource: "/subscriptions/s".to_owned(),
         destination: destination("store", "failed"),
+        place: None,
         prefix: "BILLING".to_owned(),
         selection: Selection::default(),
         created: Timestamp::from_millis(1_795_465_178_054),
