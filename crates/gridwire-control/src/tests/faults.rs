@@ -1,8 +1,15 @@
 //! Refusing endpoints, failing stores, races and hang-ups.
 
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::path::Path;
+
 use gridwire_core::event::DeliverySchema;
 use gridwire_core::routing::{HandshakeError, InstallError};
-use gridwire_store::ResourceError;
+use gridwire_outside::memory::Call;
+use gridwire_outside::{Disk, MemoryDisk};
+use gridwire_store::embedded::RedbResources;
+use gridwire_store::{ResourceError, ResourceStore};
 
 use super::*;
 
@@ -248,4 +255,84 @@ async fn a_topic_has_at_most_500_subscriptions() {
     grid.put_subscription("orders", "sub-7").await;
     grid.call("DELETE", "~/topics/orders", ()).await.expect(204);
     assert!(grid.store.dump().is_empty());
+}
+
+/// The control plane over the program's own store.
+async fn over(disk: &MemoryDisk) -> (Arc<Control>, Arc<RedbResources>) {
+    let store = RedbResources::open_inline(Arc::new(disk.clone()), Path::new("/data/meta.redb")).unwrap();
+    let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_795_465_178_000)));
+    let (port, rng) = (RecordingPort::new(), Arc::new(TestRng));
+    let opened = Control::open(store.clone(), Sealer::new(MASTER), port, clock, rng, options()).await;
+    let control = opened.unwrap();
+    control.install().await.unwrap();
+    (control, store)
+}
+
+async fn ask(control: &Control, method: &str, path: &str, body: impl Into<Sent>) -> (u16, Value) {
+    let peer = Peer { address: ([127, 0, 0, 1], 5000).into(), tls: false };
+    let response = control.handle(request(method, path, body.into()), peer).await;
+    let (head, body) = response.into_parts();
+    let bytes = body.collect().await.unwrap().to_bytes();
+    (head.status.as_u16(), serde_json::from_slice(&bytes).unwrap_or_default())
+}
+
+async fn put(control: &Control, name: &str) -> u16 {
+    ask(control, "PUT", &format!("~/topics/{name}"), json!({"location": "local"})).await.0
+}
+
+async fn names(control: &Control) -> BTreeSet<String> {
+    let (_, list) = ask(control, "GET", "~/topics", ()).await;
+    list["value"].as_array().unwrap().iter().map(|topic| topic["name"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Whether the process is about to end, and with it everything that is refused.
+fn is_ending(store: &RedbResources) -> bool {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    store.failed().as_mut().poll(&mut context).is_ready()
+}
+
+#[tokio::test]
+async fn after_a_call_that_the_disk_refused_the_next_change_is_made_or_the_process_ends() {
+    let (mut went_on, mut ended) = (0, 0);
+    for kind in [ErrorKind::StorageFull, ErrorKind::Other] {
+        for call in [Call::Open, Call::Read, Call::Write, Call::Sync, Call::Allocate, Call::SetLen] {
+            for n in 1..12 {
+                let disk = MemoryDisk::new();
+                disk.create_dir_all(Path::new("/data")).unwrap();
+                disk.sync_dir(Path::new("/")).unwrap();
+                let (mut control, mut store) = over(&disk).await;
+                let mut made = BTreeSet::new();
+                disk.fail_nth(call, n, kind, false);
+                let mut refused = None;
+                for number in 0..5 {
+                    let name = format!("topic-{number}");
+                    match put(&control, &name).await {
+                        201 => drop(made.insert(name)),
+                        503 => refused = Some(name),
+                        status => panic!("{status}"),
+                    }
+                    if refused.is_some() {
+                        break;
+                    }
+                }
+                disk.heal();
+                let Some(refused) = refused else { continue };
+                let ends = is_ending(&store);
+                if ends {
+                    ended += 1;
+                    drop((control, store));
+                    disk.crash(n);
+                    (control, store) = over(&disk).await;
+                    // Nobody was told of it.
+                    made.extend(names(&control).await.take(&refused));
+                }
+                went_on += u32::from(!ends);
+                assert_eq!(put(&control, "later").await, 201, "{call:?} {n} {kind:?}");
+                made.insert("later".to_owned());
+                assert_eq!(names(&control).await, made, "{call:?} {n} {kind:?}");
+                assert!(!is_ending(&store));
+            }
+        }
+    }
+    assert!(0 < went_on && 0 < ended, "{went_on} went on, {ended} ended");
 }
