@@ -4,7 +4,8 @@
 //! tells any more. The ledger does. It cuts the offsets into blocks and keeps of each how many were settled and the
 //! sum of their places, so that whoever counts the matches of a block in the log sees whether one is missing, and
 //! which: the difference of the sums is its place. It grows with neither backlog nor age. Blocks double in size when
-//! there are too many of them, and those whose events the log no longer has become one number.
+//! there are too many of them, or too many for the little that is settled in them, and those whose events the log no
+//! longer has become one number.
 //!
 //! It changes only by [`super::state::QueueState::apply`], but for [`Ledger::release`], which changes what is kept
 //! and not what was counted.
@@ -13,9 +14,14 @@ use std::ops::Range;
 
 use crate::varint::{put, take};
 
-/// Blocks of one queue at most: three kilobytes in memory and about one in a snapshot, and a domain may have 100,000
-/// queues. A hundredth of what is retained is still a useful place to look at when more than one event is missing.
+/// Blocks of one queue at most: three kilobytes in memory and about one in a snapshot. A hundredth of what is retained
+/// is still a useful place to look at when more than one event is missing.
 const BLOCKS_MAX: usize = 128;
+/// Beyond these, of a queue that has settled little: two hundred bytes, and a domain may have 100,000 queues that each
+/// match an event now and then. Fewer would only make the place to look at larger.
+const BLOCKS_MIN: usize = 8;
+/// Settled events for which there is another block: those of a block are few enough to be looked at one by one.
+const SETTLED_PER_BLOCK: u64 = 16;
 /// Offsets of the smallest block, as a power of two. Smaller ones would only be doubled at once.
 const SHIFT_MIN: u32 = 6;
 /// Of the largest: one block that holds every offset there is would have nowhere to begin.
@@ -141,6 +147,7 @@ impl Ledger {
             self.carried = self.carried.wrapping_add(below);
             next += below;
         }
+        let before = self.blocks.len();
         while next <= last {
             let places = (1 << self.shift) - 1;
             let until = last.min(next | places);
@@ -148,9 +155,26 @@ impl Ledger {
             let Some(after) = until.checked_add(1) else { break };
             next = after;
         }
-        while self.blocks.len() > BLOCKS_MAX && self.shift < SHIFT_MAX {
+        if self.blocks.len() > before {
+            self.fit();
+        }
+    }
+
+    /// Doubles the blocks until there are no more than what is settled in them is worth.
+    fn fit(&mut self) {
+        if self.blocks.len() <= BLOCKS_MIN {
+            return;
+        }
+        let settled = self.settled().wrapping_sub(self.carried);
+        let worth = usize::try_from(settled / SETTLED_PER_BLOCK).unwrap_or(BLOCKS_MAX);
+        let blocks_max = worth.clamp(BLOCKS_MIN, BLOCKS_MAX);
+        if self.blocks.len() <= blocks_max {
+            return;
+        }
+        while self.blocks.len() > blocks_max && self.shift < SHIFT_MAX {
             self.double();
         }
+        self.blocks.shrink_to_fit();
     }
 
     fn at(&mut self, index: u64) -> &mut Tally {
@@ -175,18 +199,19 @@ impl Ledger {
     fn double(&mut self) {
         let size = 1u64 << self.shift;
         self.shift += 1;
-        let mut joined: Vec<Block> = Vec::with_capacity(BLOCKS_MAX + 1);
-        for mut block in self.blocks.drain(..) {
+        for block in &mut self.blocks {
             if block.index % 2 == 1 {
                 block.tally = block.tally.moved(size);
             }
             block.index /= 2;
-            match joined.last_mut() {
-                Some(last) if last.index == block.index => last.tally.join(block.tally),
-                _ => joined.push(block),
-            }
         }
-        self.blocks = joined;
+        self.blocks.dedup_by(|block, before| {
+            let is_neighbour = before.index == block.index;
+            if is_neighbour {
+                before.tally.join(block.tally);
+            }
+            is_neighbour
+        });
     }
 
     /// The log no longer has what is below `start`: nothing can be compared there any more, so blocks that end
@@ -204,6 +229,9 @@ impl Ledger {
         if self.blocks.is_empty() {
             self.shift = SHIFT_MIN;
         }
+        // Those that are left may be too many now for what is settled in them.
+        self.fit();
+        self.blocks.shrink_to_fit();
     }
 
     /// Its part of a snapshot's entry: where it begins, what is carried, the blocks' size, how many stretches of
@@ -244,7 +272,10 @@ impl Ledger {
             }
             blocks.extend((first..next).map(|index| Block { index, tally }));
         }
-        Some(Self { from, carried, shift, blocks })
+        let mut ledger = Self { from, carried, shift, blocks };
+        // It may be from when only the number of blocks was bounded.
+        ledger.fit();
+        Some(ledger)
     }
 }
 
@@ -330,6 +361,45 @@ mod tests {
         for cut in 0..bytes.len() {
             assert_eq!(Ledger::decode(&mut &bytes[..cut]), None, "cut at {cut}");
         }
+    }
+
+    /// What a domain's subscription does that matches an event now and then.
+    #[test]
+    fn a_queue_that_settles_little_takes_little_room_and_is_exact_all_the_same() {
+        let mut ledger = Ledger::starting_at(0);
+        let mut settled = Vec::new();
+        for number in 0..500u64 {
+            let offset = number * 10_007 + number % 13;
+            ledger.settle(offset, offset);
+            settled.push(offset);
+            let blocks_max = (settled.len() / 16).max(8);
+            assert!(ledger.blocks.len() <= blocks_max, "{} blocks for {number}", ledger.blocks.len());
+            assert!(ledger.blocks.capacity() <= 2 * blocks_max.max(8), "{}", ledger.blocks.capacity());
+        }
+        check(&ledger, &settled);
+        assert!(ledger.blocks.len() > 8, "they are told apart as far as they are worth it");
+        // The log lets most of it go: what is left has settled less.
+        ledger.release(450 * 10_007);
+        check(&ledger, &settled);
+        assert!(ledger.blocks.len() <= 8 && ledger.blocks.capacity() <= 8, "{ledger:?}");
+        let mut bytes = Vec::new();
+        ledger.encode(&mut bytes);
+        assert!(bytes.len() < 100, "{}", bytes.len());
+        assert_eq!(Ledger::decode(&mut &bytes[..]), Some(ledger));
+    }
+
+    /// Snapshots that exist may have 128 blocks, whatever is settled in them.
+    #[test]
+    fn a_ledger_of_many_blocks_with_little_in_them_is_read_and_made_small() {
+        let settled: Vec<u64> = (0..100).map(|number| number * 64).collect();
+        let tally = Tally { count: 1, sum: 0 };
+        let blocks = (0..100).map(|index| Block { index, tally }).collect();
+        let old = Ledger { from: 0, carried: 0, shift: SHIFT_MIN, blocks };
+        let mut bytes = Vec::new();
+        old.encode(&mut bytes);
+        let read = Ledger::decode(&mut &bytes[..]).expect("it is one");
+        check(&read, &settled);
+        assert!(read.blocks.len() <= BLOCKS_MIN, "{read:?}");
     }
 
     #[test]
