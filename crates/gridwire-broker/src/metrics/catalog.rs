@@ -266,8 +266,8 @@ pub(super) const PER_QUEUE: [PerQueue; 12] = [
             "gauge",
             "gridwire_delivery_pending_events",
             SUBSCRIPTION,
-            "Events that wait, are locked or in flight: matched and not ended. While they are counted, after a start, \
-             those that are known.",
+            "Events that wait, are locked or in flight: matched and not ended. While they are counted, after a start or \
+             when events turned out to be damaged, those that are known.",
             "",
         ),
         |queue| queue.pending,
@@ -343,7 +343,7 @@ pub(super) const MATCHED: (Family, fn(&QueueStatus) -> Option<u64>) = (
         "gridwire_delivery_events_matched_total",
         SUBSCRIPTION,
         "Events that matched, since the subscription was created: those delivered, dead-lettered, expired, dropped and \
-         pending. Not shown until they are counted, after a start.",
+         pending. Not shown while they are counted, after a start or when events turned out to be damaged.",
         "MatchedEventCount, MatchedEvents",
     ),
     |queue| queue.matched,

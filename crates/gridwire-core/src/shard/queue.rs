@@ -123,12 +123,16 @@ impl Queue {
         queue
     }
 
-    /// Every matching offset below is settled. `tail` is the end of the topic.
-    pub(super) fn floor(&self, tail: u64) -> u64 {
-        let cursor = match self.cursor {
+    /// Every matching offset below is settled or held. `tail` is the end of the topic.
+    fn cursor(&self, tail: u64) -> u64 {
+        match self.cursor {
             Cursor::Tail => tail,
             Cursor::Behind(from) => from,
-        };
+        }
+    }
+
+    /// Every matching offset below is settled. `tail` is the end of the topic.
+    pub(super) fn floor(&self, tail: u64) -> u64 {
         [
             self.ready.front().map(|position| position.offset.0),
             self.in_flight.first(),
@@ -137,7 +141,7 @@ impl Queue {
         ]
         .into_iter()
         .flatten()
-        .fold(cursor, u64::min)
+        .fold(self.cursor(tail), u64::min)
         .max(self.state.floor)
     }
 
@@ -519,9 +523,6 @@ impl Queue {
 
     /// The only way a decision is made: applied here, written by the driver before any effect leaves.
     fn record(&mut self, decision: Decision, out: &mut Output) {
-        if let Decision::Settled { how: Settlement::Damaged, .. } = decision {
-            self.census.spoil();
-        }
         self.state.apply(&decision);
         out.record(decision);
     }

@@ -47,6 +47,8 @@ struct Driver {
     log: Vec<(u64, Timestamp)>,
     groups: Vec<u8>,
     effects: Vec<Effect>,
+    /// Where each scan for a count began.
+    counts: Vec<u64>,
     now: Timestamp,
     seeds: u64,
     replies: u64,
@@ -105,6 +107,7 @@ impl Driver {
             log: Vec::new(),
             groups: Vec::new(),
             effects: Vec::new(),
+            counts: Vec::new(),
             now: at(0),
             seeds: 0,
             replies: 0,
@@ -147,6 +150,7 @@ impl Driver {
                     self.input(Input::Scanned { subscription, from, matches: &matches, lost: &lost, next });
                 }
                 Effect::Count { subscription, from, .. } => {
+                    self.counts.push(from.0);
                     let (matches, _, next) = self.scan(from, 50);
                     let start = Offset(0);
                     self.input(Input::Counted { subscription, from, matches: &matches, next, start });

@@ -59,6 +59,8 @@ impl Queue {
         if !gone.is_empty() {
             let floor = Offset(self.floor(tail));
             let (subscription, how) = (self.number, Settlement::Damaged);
+            // Some of them may have been counted, and nobody knows how many.
+            self.census.spoil();
             self.record(Decision::Settled { subscription, how, floor, offsets: gone }, out);
         }
     }
@@ -72,9 +74,8 @@ impl Queue {
 
     /// Begins to count what matched; see [`super::census`].
     pub(super) fn count_anew(&mut self, tail: u64) {
-        let floor = self.floor(tail);
-        let held = self.held();
-        self.census.begin(self.state.totals.ended(), floor, &self.state.settled, &held, tail);
+        let (from, held) = (self.cursor(tail), self.held());
+        self.census.begin(self.state.totals.ended(), from, &self.state.settled, &held, tail);
     }
 
     /// Asks for a scan for the count, where the queue's own do not get on.

@@ -2,7 +2,7 @@
 
 use roaring::RoaringTreemap;
 
-use super::{Cursor, Queue};
+use super::Queue;
 use crate::ids::{Slot, TopicNumber};
 use crate::shard::ledger::Ledger;
 use crate::shard::state::Totals;
@@ -39,10 +39,7 @@ impl Queue {
             totals: self.state.totals,
             matched: self.matched(),
             floor,
-            cursor: match self.cursor {
-                Cursor::Tail => tail,
-                Cursor::Behind(from) => from,
-            },
+            cursor: self.cursor(tail),
             end: tail,
             settled,
             held: self.held(),

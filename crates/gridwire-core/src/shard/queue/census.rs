@@ -1,15 +1,17 @@
 //! How many events a queue has matched, exactly, and so how many are pending.
 //!
 //! What has ended is in the recorded totals; what has not is in the log, and nobody keeps a number of it. So a queue
-//! counts: at some moment it takes what had ended by then, counts the matches that were not settled then and lie
-//! between its floor and the end of the topic of that moment, and from then on each event that it is shown. The sum
-//! is what it matched since it exists, whatever is settled meanwhile.
+//! counts: at some moment it takes what had ended by then and what it holds, counts the matches that lie between its
+//! cursor and the end of the topic of that moment and are neither, and from then on each event that it is shown. The
+//! sum is what it matched since it exists, whatever is settled meanwhile.
 //!
-//! The count runs along with the queue's own scans; what they do not reach, since a backlog is only a cursor, is
-//! looked at by scans for the count alone, which hold nobody up. After a restart it begins anew, and so it does
-//! where it can't go on: when frames were not shown, when the log no longer has what was to be counted, and when
-//! events turned out to be damaged. Of those nobody knows whom they matched, so they count as matched when they are
-//! settled as dropped: with what had ended when the count began. Unless they are held: then they did match.
+//! Below the cursor each match has ended or is held, so nothing is read again there; after a start the cursor is at
+//! the floor. The count runs along with the queue's own scans and is never behind them; what they do not reach, since
+//! a backlog is only a cursor, is looked at by scans for the count alone, which hold nobody up. After a restart it
+//! begins anew, and so it does where it can't go on: when frames were not shown, when the log no longer has what was
+//! to be counted, and when the queue's own scan has met damaged events. Of those nobody knows whom they matched, so
+//! they count as matched when they are settled as dropped: with what had ended when the count began. An event that is
+//! held when its bytes turn out to be gone did match and was counted: nothing begins anew for it.
 
 use roaring::RoaringTreemap;
 
@@ -33,8 +35,8 @@ pub(in crate::shard) struct Census {
 }
 
 impl Census {
-    /// `ended` events are settled, of those at or above `from` the `settled` ones; others are `held`. The topic ends at
-    /// `end`.
+    /// `ended` events are settled, others are `held`, and these are all that matched below `from`; at or above it the
+    /// `settled` ones are. The topic ends at `end`.
     pub(super) fn begin(
         &mut self,
         ended: u64,

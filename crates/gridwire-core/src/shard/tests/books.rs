@@ -101,6 +101,53 @@ fn damaged_events_count_as_matched_once_they_are_dropped() {
 }
 
 #[test]
+fn nothing_is_counted_anew_for_a_held_event_whose_bytes_are_gone() {
+    let mut driver = Driver::new(QueuePolicy { dead_letter: Some(TWO_DAYS), ..pull() });
+    driver.publish(3 * limits::READY_MAX);
+    let held = driver.receive(3);
+    driver.settle(SettleVerb::Reject, &held[2..]);
+    driver.counts.clear();
+    driver.input(Input::Unreadable { subscription: ONE, offset: Offset(1), id: Some(held[1].nonce) });
+    driver.input(Input::Unreadable { subscription: ONE, offset: Offset(2), id: None });
+    let status = driver.shard.status()[0];
+    assert_eq!((status.matched, status.totals.dropped), (Some(driver.end()), 2));
+    assert!(driver.counts.is_empty(), "they matched, and were counted: {:?}", driver.counts);
+    driver.lost.push(1..3);
+    driver.check_books("after");
+}
+
+#[test]
+fn a_new_count_begins_where_the_queue_has_not_looked_yet() {
+    let mut driver = Driver::new(pull());
+    driver.publish(500);
+    let held = driver.receive(1);
+    let tokens = driver.receive_all();
+    driver.settle(SettleVerb::Acknowledge, &tokens);
+    // Frames that were not shown, damaged at their beginning, and a longer backlog than the queue looks at.
+    driver.lost.push(500..510);
+    for _ in 0..2 * limits::READY_MAX {
+        driver.log.push((driver.end(), driver.now));
+    }
+    driver.publish(1);
+    let (status, books) = (driver.shard.status()[0], driver.shard.books(ONE).expect("it is there"));
+    assert_eq!((status.floor, status.totals.dropped), (held[0].offset, 10));
+    assert!(600 < books.cursor && books.cursor < driver.end(), "{}", books.cursor);
+    assert_eq!(driver.counts.first(), Some(&books.cursor), "not at the floor");
+    driver.check_books("damage in what was not shown");
+    // At the tail nothing is left to be looked at.
+    let tokens = driver.receive_all();
+    driver.settle(SettleVerb::Acknowledge, &tokens);
+    driver.counts.clear();
+    driver.lost.push(driver.end()..driver.end() + 2);
+    for _ in 0..4 {
+        driver.log.push((driver.end(), driver.now));
+    }
+    driver.publish(1);
+    assert_eq!((driver.totals().dropped, &driver.counts[..]), (12, &[][..]));
+    driver.check_books("damage just before the tail");
+}
+
+#[test]
 fn an_event_that_no_book_has_is_named_above_the_floor() {
     let mut driver = Driver::new(pull());
     driver.publish(10);
