@@ -3,18 +3,24 @@
 //! Pure. Whoever audits takes the queue's [`Books`] as of one moment and shows the matches that the log has, in
 //! order. At or above the queue's floor each event stands in the books by itself, so each is looked up. Below it only
 //! the ledger's blocks are left: how many were settled, and the sum of their places. One event too few is named by
-//! the difference of the sums; of several the block is named, and the events themselves where it holds only a few.
+//! the difference of the sums, if that is an event that matched; of several the block is named, and all that matched
+//! in it where these are few. What happens to cancel out in a block can't be told from one event: a loss and two
+//! settlements too many look like one too many, of whatever event the difference points at.
 //!
 //! What the log no longer has can't be recomputed, and a damaged event may have matched or not: there the numbers
-//! have to fit within what is possible, and the report says how much that is.
+//! have to fit within what is possible, and the report says how much that is. An event that was dropped as damaged and
+//! can be read again is a match or it is not; if not, it is unexpected, for nothing says any more why it was dropped.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use roaring::RoaringTreemap;
+
 use crate::shard::{Books, Tally};
 
-/// Matches of a block that are kept, to be named if some of them are missing.
-const CANDIDATES_MAX: usize = 16;
+/// Matches of a block that are named if some of them are missing. The blocks of a queue that matches little have half as
+/// many.
+pub const CANDIDATES_MAX: usize = 32;
 /// Findings in a report; more are only counted.
 const FINDINGS_MAX: usize = 100;
 
@@ -80,15 +86,15 @@ impl Report {
 struct Found {
     tally: Tally,
     damaged: u64,
-    /// At most [`CANDIDATES_MAX`] of the matches.
-    among: Vec<u64>,
 }
 
-impl Found {
-    /// Its matches below the floor, if they are few.
-    fn candidates(&self) -> Vec<u64> {
-        if self.among.len() < CANDIDATES_MAX { self.among.clone() } else { Vec::new() }
-    }
+/// Those in a block, if they are few.
+fn candidates(matches: &RoaringTreemap, block: &Range<u64>) -> Vec<u64> {
+    let mut inside = matches.iter();
+    inside.advance_to(block.start);
+    let inside = inside.take_while(|offset| *offset < block.end);
+    let some: Vec<u64> = inside.take(CANDIDATES_MAX + 1).collect();
+    if some.len() <= CANDIDATES_MAX { some } else { Vec::new() }
 }
 
 /// An audit under way.
@@ -96,9 +102,11 @@ impl Found {
 pub struct Audit {
     books: Books,
     /// What is settled or held and has not been found in the log.
-    unmatched: roaring::RoaringTreemap,
+    unmatched: RoaringTreemap,
     /// By their first offset.
     blocks: BTreeMap<u64, Found>,
+    /// The log's matches below the floor: a bit for each offset at most.
+    below: RoaringTreemap,
     /// Matches that are in no book.
     lost: Vec<u64>,
     lost_more: u64,
@@ -118,6 +126,7 @@ impl Audit {
         Self {
             unmatched,
             blocks: BTreeMap::new(),
+            below: RoaringTreemap::new(),
             lost: Vec::new(),
             lost_more: 0,
             pending: 0,
@@ -141,11 +150,8 @@ impl Audit {
             let accounted = self.unmatched.remove(offset);
             if offset < self.books.floor {
                 let start = self.books.ledger.block_of(offset).start;
-                let block = self.blocks.entry(start).or_default();
-                block.tally.add(offset - start);
-                if block.among.len() < CANDIDATES_MAX {
-                    block.among.push(offset);
-                }
+                self.blocks.entry(start).or_default().tally.add(offset - start);
+                self.below.insert(offset);
                 continue;
             }
             let is_new = self.books.cursor <= offset;
@@ -234,9 +240,12 @@ impl Audit {
             };
             if book.count < few {
                 let count = few - book.count;
-                let finding = match single(log, book).filter(|_| count == 1 && found.damaged == 0) {
-                    Some(offset) => Finding::Lost { offset },
-                    None => Finding::LostAmong { offsets, count, among: found.candidates() },
+                let one = single(log, book).filter(|_| count == 1 && found.damaged == 0);
+                let finding = if let Some(offset) = one.filter(|offset| self.below.contains(*offset)) {
+                    Finding::Lost { offset }
+                } else {
+                    let among = candidates(&self.below, &offsets);
+                    Finding::LostAmong { offsets, count, among }
                 };
                 self.report.find(finding);
             } else if many < book.count {
@@ -248,7 +257,7 @@ impl Audit {
                 self.report.find(finding);
             } else if found.damaged == 0 && log.sum != book.sum {
                 // As many as there should be, but not the same ones.
-                let among = found.candidates();
+                let among = candidates(&self.below, &offsets);
                 self.report.find(Finding::LostAmong { offsets, count: 1, among });
             }
         }
