@@ -89,6 +89,16 @@ impl Log for SlowLog {
         Box::pin(self.take(self.log.scan(topic, slot, from, max)))
     }
 
+    fn scan_slice(
+        &self,
+        topic: TopicNumber,
+        slot: Slot,
+        from: Offset,
+        max: usize,
+    ) -> BoxFuture<'_, Result<Option<Matches>, ReadError>> {
+        Box::pin(self.take(self.log.scan_slice(topic, slot, from, max)))
+    }
+
     fn fetch(
         &self,
         topic: TopicNumber,

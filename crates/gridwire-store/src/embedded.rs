@@ -454,6 +454,22 @@ impl Log for EmbeddedLog {
         })
     }
 
+    fn scan_slice(
+        &self,
+        topic: TopicNumber,
+        slot: Slot,
+        from: Offset,
+        max: usize,
+    ) -> BoxFuture<'_, Result<Option<Matches>, ReadError>> {
+        Box::pin(async move {
+            if self.shared.end(topic) <= from {
+                return Ok(Some(Matches { next: from.0, ..Matches::default() }));
+            }
+            let shared = self.shared.clone();
+            self.readers.run(move || shared.scan_index_slice(topic, slot, from, max)).await
+        })
+    }
+
     fn fetch(
         &self,
         topic: TopicNumber,

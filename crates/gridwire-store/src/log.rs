@@ -220,6 +220,17 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
         max: usize,
     ) -> BoxFuture<'_, Result<Matches, ReadError>>;
 
+    /// The same for whoever is in no hurry: one call keeps others from reading for some milliseconds at most, whatever
+    /// has to be read to find an answer. `None` when that time was all spent on preparing one: call again. Pauses
+    /// between calls are the caller's affair.
+    fn scan_slice(
+        &self,
+        topic: TopicNumber,
+        slot: Slot,
+        from: Offset,
+        max: usize,
+    ) -> BoxFuture<'_, Result<Option<Matches>, ReadError>>;
+
     /// The bytes of the events at `offsets` (ascending) of `topic`. Those no longer retained, and those whose
     /// frames are damaged, are left out; an error says that nothing is known of any of them.
     fn fetch(

@@ -265,6 +265,16 @@ impl Log for ModelLog {
         Box::pin(async move { Ok(self.scan_now(topic, slot, from, max)) })
     }
 
+    fn scan_slice(
+        &self,
+        topic: TopicNumber,
+        slot: Slot,
+        from: Offset,
+        max: usize,
+    ) -> BoxFuture<'_, Result<Option<Matches>, ReadError>> {
+        Box::pin(async move { Ok(Some(self.scan_now(topic, slot, from, max))) })
+    }
+
     fn fetch(
         &self,
         topic: TopicNumber,

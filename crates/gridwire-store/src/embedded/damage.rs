@@ -191,6 +191,33 @@ pub(crate) fn walk(
     Ok(())
 }
 
+/// Adds frames of about `bytes` that the index of a block has not yet. `false` where one is damaged, for which
+/// [`walk`] has to look at the whole block.
+///
+/// # Errors
+///
+/// A read failed. What the index has by then is right.
+pub(crate) fn walk_some(
+    segment: &Segment,
+    index: &mut BlockIndex,
+    covers: Extent,
+    bytes: u64,
+) -> Result<bool, ReadError> {
+    let until = index.extent.end_at.saturating_add(bytes).min(covers.end_at);
+    let ahead = usize::try_from(bytes).unwrap_or(AHEAD).min(AHEAD);
+    let mut window = segment.window(covers.end_at, ahead);
+    while index.extent.end_at < until {
+        let (at, next) = (index.extent.end_at, index.extent.end_lsn);
+        let found = window.frame_if(at, |header| header.lsn == next);
+        let Some((header, frame)) = found.map_err(|error| ReadError::Io(error.to_string()))? else {
+            return Ok(false);
+        };
+        let added = index.add(&header, &frame[FRAME_HEADER..], frame.len() as u64);
+        added.ok_or_else(|| malformed(segment, at))?;
+    }
+    Ok(true)
+}
+
 /// Where the next sound frame of the block is behind what the index has, and its LSN; the block's end if there
 /// is none.
 fn next_sound(segment: &Segment, index: &BlockIndex, bounds: &Bounds) -> Result<(u64, u64), ReadError> {

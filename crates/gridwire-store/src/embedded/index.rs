@@ -2,31 +2,35 @@
 //!
 //! An index is built when it is first needed: subscriptions at the tail need none, and those behind share
 //! what one of them had built. The block that is still being written to has its index in memory, brought up
-//! to date by whoever uses it. An `.idx` file is never trusted over the log: each of its records carries
+//! to date by whoever uses it. Whoever is in no hurry has an index built slice by slice ([`Indexes::with_slice`]),
+//! so that nobody waits for more than one of them. An `.idx` file is never trusted over the log: each of its records carries
 //! a checksum and says what it covers, and whatever does not fit is built anew.
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
 use gridwire_outside::disk::read_exact_at;
 use gridwire_outside::{Disk, DiskFile, OpenMode};
 
 use super::block::{BlockIndex, Extent};
 use super::bytes::Cursor;
-use super::damage::{Damages, extent_of, walk};
+use super::damage::{Damages, extent_of, walk, walk_some};
 use super::segment::{Segment, index_path};
 use crate::log::ReadError;
 
 const RECORD_MAGIC: &[u8; 4] = b"GWIX";
 const RECORD_HEADER: usize = 48;
+/// Bytes of log that whoever is in no hurry reads at a time: one or two milliseconds when they are in memory, and no
+/// more than some tens from a slow disk.
+pub(crate) const SLICE: u64 = 1 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Indexes {
     bytes_max: usize,
     cache: Mutex<Cache>,
-    /// The one index that is being built. Whoever builds holds the lock, so that nothing is built twice.
-    growing: Mutex<Option<Growing>>,
+    /// What is being built. Whoever builds holds the lock, so that nothing is built twice.
+    growing: Mutex<Unfinished>,
     pub(crate) damages: Damages,
 }
 
@@ -39,6 +43,25 @@ struct Cache {
 
 /// Segment number and block.
 type Key = (u64, usize);
+
+/// The indexes that are not all there.
+#[derive(Debug, Default)]
+struct Unfinished {
+    /// Of the block that is being written to, or was when it was last asked for.
+    newest: Option<Growing>,
+    /// The one that is built by slices. One for all who wait for one: each helps to get it done, whosever it is, so
+    /// that however many there are nobody's work is thrown away for another's.
+    sliced: Option<Growing>,
+}
+
+impl Unfinished {
+    /// What there is of this one already.
+    fn take(&mut self, key: Key) -> Option<BlockIndex> {
+        let of = |growing: &mut Growing| growing.key == key;
+        let own = self.newest.take_if(of).or_else(|| self.sliced.take_if(of))?;
+        Some(own.index)
+    }
+}
 
 #[derive(Debug)]
 struct Growing {
@@ -62,7 +85,7 @@ fn extent(segment: &Segment, block: usize) -> Option<(Extent, bool)> {
 
 impl Indexes {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, cache: Mutex::default(), growing: Mutex::new(None), damages: Damages::default() }
+        Self { bytes_max, cache: Mutex::default(), growing: Mutex::default(), damages: Damages::default() }
     }
 
     /// Shows the index of a block, complete as of now. Blocks on files.
@@ -89,26 +112,80 @@ impl Indexes {
             let index = if let Some(index) = loaded {
                 index
             } else {
-                let own = growing.take_if(|growing| growing.key == key);
-                let index = own.map_or_else(|| BlockIndex::new(covers.at, covers.lsn), |own| own.index);
+                let own = growing.take(key);
+                let index = own.unwrap_or_else(|| BlockIndex::new(covers.at, covers.lsn));
                 self.complete(disk, dir, segment, block, index, covers)?
             };
             let index = self.keep(key, index);
             drop(growing);
             return Ok(show(&index));
         }
-        let mut index = match growing.take() {
-            Some(own) if own.key == key => own.index,
-            other => {
-                if let Some(other) = other {
-                    self.finish_other(disk, dir, other);
-                }
-                BlockIndex::new(covers.at, covers.lsn)
-            }
-        };
+        let own = growing.take(key);
+        if let Some(other) = growing.newest.take() {
+            self.finish_other(disk, dir, other);
+        }
+        let mut index = own.unwrap_or_else(|| BlockIndex::new(covers.at, covers.lsn));
         walk(segment, block, &mut index, covers, &self.damages)?;
         let shown = show(&index);
-        *growing = Some(Growing { key, segment: Arc::downgrade(segment), index });
+        growing.newest = Some(Growing { key, segment: Arc::downgrade(segment), index });
+        Ok(shown)
+    }
+
+    /// Shows the index of a block to whoever is in no hurry, and whether it is complete as of now. Where there is none
+    /// it is shown as far as it is built, a slice more each time; `None` when somebody else is building, or the slice
+    /// went to another block.
+    pub(crate) fn with_slice<T>(
+        &self,
+        (disk, dir): (&dyn Disk, &Path),
+        segment: &Arc<Segment>,
+        block: usize,
+        show: impl FnOnce(&BlockIndex) -> T,
+    ) -> Result<Option<(T, bool)>, ReadError> {
+        let key = (segment.number, block);
+        let gone = || ReadError::Io(format!("segment {} has no block {block}", segment.number));
+        let (covers, finished) = extent(segment, block).ok_or_else(gone)?;
+        if finished {
+            let known = self.cached(key).or_else(|| {
+                let loaded = load(disk, dir, segment, block, covers)?;
+                Some(self.keep(key, loaded))
+            });
+            if let Some(index) = known {
+                return Ok(Some((show(&index), true)));
+            }
+        }
+        let mut growing = match self.growing.try_lock() {
+            Ok(growing) => growing,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // This thread has better to do than to wait.
+            Err(TryLockError::WouldBlock) => return Ok(None),
+        };
+        let newest = growing.newest.take_if(|newest| newest.key == key);
+        let is_newest = newest.is_some();
+        let mut own = newest.or_else(|| growing.sliced.take()).unwrap_or_else(|| Growing {
+            key,
+            segment: Arc::downgrade(segment),
+            index: BlockIndex::new(covers.at, covers.lsn),
+        });
+        // It is gone when the log has let go what somebody else was building.
+        let Some(of) = own.segment.upgrade() else { return Ok(None) };
+        let Some((covers, finished)) = extent(&of, own.key.1) else { return Ok(None) };
+        if !walk_some(&of, &mut own.index, covers, SLICE)? {
+            walk(&of, own.key.1, &mut own.index, covers, &self.damages)?;
+        }
+        let complete = covers.end_at <= own.index.extent.end_at;
+        let shown = (own.key == key).then(|| (show(&own.index), complete));
+        if complete && finished {
+            let Growing { key, index, .. } = own;
+            let index = self.complete(disk, dir, &of, key.1, index, covers)?;
+            self.keep(key, index);
+        } else if is_newest {
+            growing.newest = Some(own);
+        } else if complete {
+            // As of now: there it is kept up to date, and what was there is no longer the newest.
+            growing.sliced = growing.newest.replace(own);
+        } else {
+            growing.sliced = Some(own);
+        }
         Ok(shown)
     }
 
@@ -162,6 +239,10 @@ impl Indexes {
     }
 
     fn keep(&self, key: Key, index: BlockIndex) -> Arc<BlockIndex> {
+        // Two may have loaded it at once.
+        if let Some(index) = self.cached(key) {
+            return index;
+        }
         let index = Arc::new(index);
         let mut cache = hold(&self.cache);
         cache.bytes += index.weight();

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender};
 use gridwire_core::ids::{Lsn, Offset, Slot, TopicNumber};
 use tokio::sync::{Semaphore, oneshot};
 
-use super::block::EventPlace;
+use super::block::{BlockIndex, EventPlace};
 use super::format::{Contents, FRAME_HEADER, FrameHeader};
 use super::segment::Segment;
 use super::shared::Shared;
@@ -186,6 +186,41 @@ impl Shared {
         from: Offset,
         max: usize,
     ) -> Result<Matches, ReadError> {
+        let (found, _) = self.scan_blocks(topic, slot, from, max, |segment, block, show| {
+            let covered = self.indexes.with(self.files(), segment, block, show)?;
+            Ok(Some((covered, true)))
+        })?;
+        Ok(found)
+    }
+
+    /// The same by slices; see `Log::scan_slice`.
+    pub(crate) fn scan_index_slice(
+        &self,
+        topic: TopicNumber,
+        slot: Slot,
+        from: Offset,
+        max: usize,
+    ) -> Result<Option<Matches>, ReadError> {
+        let (found, is_cut) = self.scan_blocks(topic, slot, from, max, |segment, block, show| {
+            self.indexes.with_slice(self.files(), segment, block, show)
+        })?;
+        Ok((!is_cut || from.0 < found.next).then_some(found))
+    }
+
+    /// Goes from block to block by what `with` shows of their indexes: up to where it covers the topic, and whether
+    /// that is all there is; `None` when it has nothing to show yet. Says too whether it was cut short by that.
+    fn scan_blocks(
+        &self,
+        topic: TopicNumber,
+        slot: Slot,
+        from: Offset,
+        max: usize,
+        with: impl Fn(
+            &Arc<Segment>,
+            usize,
+            &mut dyn FnMut(&BlockIndex) -> u64,
+        ) -> Result<Option<(u64, bool)>, ReadError>,
+    ) -> Result<(Matches, bool), ReadError> {
         let end = self.end(topic).0;
         let mut found = Matches { next: from.0, ..Matches::default() };
         for _ in 0..SCAN_BLOCKS_MAX {
@@ -201,18 +236,22 @@ impl Shared {
             };
             let Some(block) = block else { break };
             let (matches, lost, next) = (&mut found.matches, &mut found.lost, found.next);
-            let covered = self.indexes.with(self.files(), &segment, block, |index| {
+            let shown = with(&segment, block, &mut |index| {
                 let covered = index.matches(topic, slot, next, max, matches);
                 let ranges = index.lost(topic).map(|lost| lost.start.max(next)..lost.end.min(covered));
                 lost.extend(ranges.filter(|range| !range.is_empty()));
                 covered
             })?;
-            if covered == found.next && found.matches.len() < max {
+            let Some((covered, complete)) = shown else { return Ok((found, true)) };
+            if complete && covered == found.next && found.matches.len() < max {
                 return Err(damaged(&segment, 0, "the index does not cover what the segment holds"));
             }
             found.next = covered;
+            if !complete {
+                return Ok((found, true));
+            }
         }
-        Ok(found)
+        Ok((found, false))
     }
 
     /// The events at `offsets` that are in the tail cache; `rest` are those before, which are not.

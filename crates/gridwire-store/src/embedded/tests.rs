@@ -4,6 +4,7 @@ mod damage;
 mod faults;
 mod power_cuts;
 mod segments;
+mod slices;
 mod writing;
 
 use std::path::PathBuf;
