@@ -21,11 +21,11 @@ use gridwire_core::shard::{
 use gridwire_core::time::Timestamp;
 use gridwire_store::{AppendError, Frame, SnapshotPart};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::command::{Command, OutlookAsked, ReceiveReply, SettleReply};
-use super::work::{CountAsked, Done, Outside};
+use super::work::{CountAsked, Done, Outside, Reading};
 use crate::push::{Finished, Report};
 
 /// Inputs taken into one group at most, so that answers do not wait for an endless group.
@@ -56,6 +56,8 @@ pub(super) struct Driver {
     reports_sender: Option<mpsc::Sender<Report>>,
     /// Reads and dead letters under way.
     work: JoinSet<Done>,
+    /// Those of them that a queue waits for, so that it is told when one of them panics.
+    readings: HashMap<task::Id, Reading>,
     routes: HashMap<SubscriptionNumber, Arc<SubscriptionRoute>>,
     /// In order of arrival, in which they are also let go.
     waiters: BTreeMap<ReplyId, Waiter>,
@@ -67,7 +69,7 @@ pub(super) struct Driver {
     outlooks: Vec<OutlookAsked>,
     /// Scans for counts only, one at a time: nobody waits for them, and there may be one for each subscription.
     counts: VecDeque<CountAsked>,
-    counting: bool,
+    counting: Option<task::Id>,
     /// Begins the next group, see [`Driver::gather`].
     postponed: Option<Command>,
     out: Output,
@@ -95,13 +97,14 @@ impl Driver {
             reports,
             reports_sender: Some(reports_sender),
             work: JoinSet::new(),
+            readings: HashMap::new(),
             routes: HashMap::new(),
             waiters: BTreeMap::new(),
             acknowledgements: Vec::new(),
             snapshots: Vec::new(),
             outlooks: Vec::new(),
             counts: VecDeque::new(),
-            counting: false,
+            counting: None,
             postponed: None,
             out: Output::default(),
         }
@@ -119,7 +122,7 @@ impl Driver {
                     () = stop.cancelled() => return self.drain().await,
                     Some(report) = self.reports.recv() => self.reported(&report),
                     Some(command) = self.commands.recv() => self.command(command),
-                    Some(done) = self.work.join_next(), if !self.work.is_empty() => self.worked(done),
+                    Some(done) = self.work.join_next_with_id(), if !self.work.is_empty() => self.worked(done),
                     Some(frames) = self.frames.recv() => self.frames(&frames),
                     () = clock.sleep_until(due), if due != Timestamp::MAX => self.input(Input::Tick),
                 }
@@ -188,7 +191,7 @@ impl Driver {
                 }
                 idle = false;
             }
-            if let Some(done) = self.work.try_join_next() {
+            if let Some(done) = self.work.try_join_next_with_id() {
                 self.worked(done);
                 idle = false;
             }
@@ -330,9 +333,19 @@ impl Driver {
         self.shard.subscriptions().filter_map(part).collect()
     }
 
-    fn worked(&mut self, done: Result<Done, tokio::task::JoinError>) {
-        // A panic in a read is a bug; the subscription it was for goes on with its next input.
-        let Ok(done) = done else { return };
+    fn worked(&mut self, done: Result<(task::Id, Done), task::JoinError>) {
+        let id = done.as_ref().map_or_else(task::JoinError::id, |(id, _)| *id);
+        let reading = self.readings.remove(&id);
+        if self.counting == Some(id) {
+            self.counting = None;
+        }
+        let Ok((_, done)) = done else {
+            // A panic is a bug, and ends only this piece of work: a queue that waits for it tries again.
+            if let Some(reading) = reading {
+                self.work.spawn(Outside::after_panic(Arc::clone(&self.outside), reading));
+            }
+            return;
+        };
         match done {
             Done::Nothing => {}
             Done::Scanned { subscription, from, positions, lost, next } => {
@@ -340,13 +353,9 @@ impl Driver {
             }
             Done::ScanFailed { subscription } => self.input(Input::ScanFailed { subscription }),
             Done::Counted { subscription, from, positions, next, start } => {
-                self.counting = false;
                 self.input(Input::Counted { subscription, from, matches: &positions, next, start });
             }
-            Done::CountFailed { subscription } => {
-                self.counting = false;
-                self.input(Input::CountFailed { subscription });
-            }
+            Done::CountFailed { subscription } => self.input(Input::CountFailed { subscription }),
             Done::Unstarted { subscription, gone, unread, not_sent } => {
                 for Attempting { offset, id, .. } in not_sent {
                     self.input(Input::NotSent { subscription, offset, id });
@@ -456,7 +465,7 @@ impl Driver {
                 }
                 Effect::Scan { subscription, topic, slot, from, max } => {
                     let scan = Outside::scan(Arc::clone(&self.outside), subscription, topic, slot, from, max);
-                    self.work.spawn(scan);
+                    self.read(Reading::Scan(subscription), scan);
                 }
                 Effect::Count { subscription, topic, slot, from } => {
                     self.counts.push_back(CountAsked { subscription, topic, slot, from });
@@ -473,12 +482,19 @@ impl Driver {
             }
         }
         self.start_attempts(&attempts);
-        if !self.counting
+        if self.counting.is_none()
             && let Some(asked) = self.counts.pop_front()
         {
-            self.counting = true;
-            self.work.spawn(Outside::count(Arc::clone(&self.outside), asked));
+            let reading = Reading::Count(asked.subscription);
+            self.counting = Some(self.read(reading, Outside::count(Arc::clone(&self.outside), asked)));
         }
+    }
+
+    /// Starts a scan that a queue waits for.
+    fn read(&mut self, reading: Reading, scan: impl Future<Output = Done> + Send + 'static) -> task::Id {
+        let id = self.work.spawn(scan).id();
+        self.readings.insert(id, reading);
+        id
     }
 
     fn start_attempts(&mut self, attempts: &[Attempting]) {

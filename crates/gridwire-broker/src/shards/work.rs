@@ -38,8 +38,8 @@ const BATCH_SHOWN_MAX: usize = 100;
 /// there are no more of them than writes at a time.
 const LETTER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Matches in one step of a count, and the pause before each: where the blocks have their indexes a count keeps a
-/// reader busy for a small part of the time. A block without one is read whole, for which no pause makes up.
+/// Matches in one step of a count, and the pause before each: a count keeps a reader busy for a small part of the time,
+/// and the shard for less.
 const COUNT_MAX: usize = 4_096;
 const COUNT_PAUSE: Duration = Duration::from_millis(5);
 
@@ -110,6 +110,13 @@ pub(super) enum Done {
     },
 }
 
+/// A scan under way, whose queue asks for no other before it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    Scan(SubscriptionNumber),
+    Count(SubscriptionNumber),
+}
+
 /// A scan for a count.
 pub(super) struct CountAsked {
     pub(super) subscription: SubscriptionNumber,
@@ -153,8 +160,15 @@ impl Outside {
     /// missed.
     pub(super) async fn count(self: Arc<Self>, asked: CountAsked) -> Done {
         let CountAsked { subscription, topic, slot, from } = asked;
-        self.clock.sleep(COUNT_PAUSE).await;
-        match self.log.scan(topic, slot, from, COUNT_MAX).await {
+        let found = loop {
+            self.clock.sleep(COUNT_PAUSE).await;
+            match self.log.scan_slice(topic, slot, from, COUNT_MAX).await {
+                Ok(None) => {}
+                Ok(Some(found)) => break Ok(found),
+                Err(error) => break Err(error),
+            }
+        };
+        match found {
             Ok(found) => {
                 let start = self.log.start(topic);
                 Done::Counted { subscription, from, positions: positions(&found), next: found.next, start }
@@ -164,6 +178,16 @@ impl Outside {
                 self.clock.sleep(READ_RETRY).await;
                 Done::CountFailed { subscription }
             }
+        }
+    }
+
+    /// Scanning for this subscription has failed for a reason that is our own fault. It is reported a while later: the
+    /// same may happen again.
+    pub(super) async fn after_panic(self: Arc<Self>, reading: Reading) -> Done {
+        self.clock.sleep(READ_RETRY).await;
+        match reading {
+            Reading::Scan(subscription) => Done::ScanFailed { subscription },
+            Reading::Count(subscription) => Done::CountFailed { subscription },
         }
     }
 

@@ -4,9 +4,10 @@ use arc_swap::ArcSwap;
 use gridwire_core::event::{Data, DeliverySchema, Event, InputSchema};
 use gridwire_core::filter::MatchSet;
 use gridwire_core::frame::FrameBuilder;
-use gridwire_core::ids::Lsn;
+use gridwire_core::ids::{Lsn, Slot, TopicNumber};
+use gridwire_core::limits;
 use gridwire_core::pace::{PaceSource, Pacing};
-use gridwire_core::routing::RoutingTable;
+use gridwire_core::routing::{BoxFuture, DeliveryMode, RoutingTable};
 use gridwire_core::shard::SubscribeInput;
 use gridwire_outside::memory::MemoryDisk;
 use gridwire_outside::system::SystemNet;
@@ -29,9 +30,51 @@ struct Rig {
     read: Lsn,
 }
 
+/// A clock that some of those who want to sleep can't stand.
+#[derive(Debug)]
+struct Nightmare {
+    clock: ManualClock,
+    /// The length of a sleep that panics, and how often it still does.
+    panics: std::sync::Mutex<Option<(std::time::Duration, u32)>>,
+}
+
+impl Clock for Nightmare {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn monotonic(&self) -> std::time::Duration {
+        self.clock.monotonic()
+    }
+
+    fn raise_to(&self, floor: Timestamp) {
+        self.clock.raise_to(floor);
+    }
+
+    fn sleep_until(&self, due: Timestamp) -> BoxFuture<'_, ()> {
+        self.clock.sleep_until(due)
+    }
+
+    fn sleep(&self, wait: std::time::Duration) -> BoxFuture<'_, ()> {
+        let mut panics = self.panics.lock().expect("the panic comes after the lock");
+        if let Some((length, left)) = &mut *panics
+            && *length == wait
+            && *left > 0
+        {
+            *left -= 1;
+            drop(panics);
+            panic!("a planted panic in a task");
+        }
+        self.clock.sleep(wait)
+    }
+}
+
 impl Rig {
     fn new() -> Self {
-        let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Timestamp::from_millis(1_795_465_178_054)));
+        Self::with(Arc::new(ManualClock::new(Timestamp::from_millis(1_795_465_178_054))))
+    }
+
+    fn with(clock: Arc<dyn Clock>) -> Self {
         let rng: Arc<dyn Rng> = Arc::new(SeededRng::new(1));
         let log: Arc<dyn Log> = Arc::new(ModelLog::new(Arc::clone(&clock)));
         let metrics = Arc::<Metrics>::default();
@@ -85,11 +128,11 @@ impl Rig {
         (Command::Subscribe { input, route: Arc::clone(route), done }, told)
     }
 
-    /// Publishes an event for `route` and shows it to the shard.
-    async fn publish(&mut self, route: &SubscriptionRoute, id: &str) {
+    /// Publishes `count` events that these slots match.
+    async fn append(&self, topic: TopicNumber, slots: &[Slot], count: usize) {
         let event = Event {
             schema: InputSchema::EventGrid,
-            id: id.into(),
+            id: "e-1".into(),
             event_type: "t".into(),
             source: "".into(),
             subject: None,
@@ -100,10 +143,19 @@ impl Rig {
             data: Data::Absent,
         };
         let mut matched = MatchSet::default();
-        matched.push(route.slot);
-        let mut frame = FrameBuilder::new(route.topic, 64);
-        frame.push(&matched, &event);
+        for slot in slots {
+            matched.push(*slot);
+        }
+        let mut frame = FrameBuilder::new(topic, 64);
+        for _ in 0..count {
+            frame.push(&matched, &event);
+        }
         self.log.append_events(frame.finish().expect("an event")).await.expect("appended");
+    }
+
+    /// Publishes an event for `route` and shows it to the shard.
+    async fn publish(&mut self, route: &SubscriptionRoute) {
+        self.append(route.topic, &[route.slot], 1).await;
         let frames = self.log.read(self.read, 1 << 20).await.expect("readable");
         self.read = frames.last().expect("a frame").lsn.next();
         self.driver.frames(&frames);
@@ -128,7 +180,7 @@ async fn what_a_group_has_decided_to_send_goes_where_its_subscription_pointed_th
     assert!(told.try_recv().is_ok());
 
     // The endpoint changes while an attempt is decided and not let out.
-    rig.publish(&before, "e-1").await;
+    rig.publish(&before).await;
     assert!(!rig.driver.out.effects.is_empty(), "an attempt is decided");
     let (change, mut told) = rig.subscribe(&after);
     assert!(rig.commands.try_send(change).is_ok());
@@ -143,7 +195,7 @@ async fn what_a_group_has_decided_to_send_goes_where_its_subscription_pointed_th
     rig.driver.command(change);
     rig.end_group().await;
     assert!(told.try_recv().is_ok());
-    rig.publish(&after, "e-2").await;
+    rig.publish(&after).await;
     rig.end_group().await;
     eventually(|| new.connections() == 1).await;
     assert_eq!(old.connections(), 1);
@@ -201,4 +253,49 @@ async fn a_change_is_not_put_off_when_nothing_is_about_to_leave() {
     assert!(rig.driver.postponed.is_none());
     rig.end_group().await;
     assert!(told.try_recv().is_ok());
+}
+
+/// Subscriptions that exist already and have a backlog to count, as after a start.
+#[tokio::test]
+async fn a_count_that_panics_is_made_again_and_keeps_nobody_from_counting() {
+    let pause = std::time::Duration::from_millis(5);
+    let clock = Arc::new(Nightmare {
+        clock: ManualClock::new(Timestamp::from_millis(1_795_465_178_054)),
+        panics: std::sync::Mutex::new(Some((pause, 2))),
+    });
+    let mut rig = Rig::with(Arc::clone(&clock) as Arc<dyn Clock>);
+    let routes = [1, 2, 3].map(|number| {
+        let route = subscription(number, "http://127.0.0.1:9/", DeliverySchema::EventGrid);
+        let mut route = Arc::into_inner(route).expect("nobody else has it");
+        route.policy.mode = DeliveryMode::Pull { lock: std::time::Duration::from_secs(60) };
+        Arc::new(route)
+    });
+    // More than a queue's own scans look at while nobody receives.
+    let slots: Vec<Slot> = routes.iter().map(|route| route.slot).collect();
+    rig.append(routes[0].topic, &slots, 2 * limits::READY_MAX).await;
+    for route in &routes {
+        let (command, _told) = rig.subscribe(route);
+        let Command::Subscribe { mut input, route, done } = command else {
+            unreachable!("it is that command")
+        };
+        input.existed = true;
+        rig.driver.command(Command::Subscribe { input, route, done });
+    }
+    rig.end_group().await;
+    let status = rig.driver.shard.status();
+    assert!(status.iter().all(|status| status.matched.is_none()), "all count: {status:?}");
+    let mut steps = 0;
+    while rig.driver.shard.status().iter().any(|status| status.matched.is_none()) {
+        steps += 1;
+        assert!(steps < 1_000, "somebody never counts: {:?}", rig.driver.shard.status());
+        if let Some(done) = rig.driver.work.try_join_next_with_id() {
+            rig.driver.worked(done);
+            rig.end_group().await;
+        } else {
+            clock.clock.advance(pause);
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(*clock.panics.lock().expect("nobody has it"), Some((pause, 0)), "two tasks panicked");
+    assert!(rig.driver.readings.is_empty());
 }
