@@ -271,6 +271,17 @@ impl Shards {
         all.sort_by_key(|status| status.subscription);
         Some(all)
     }
+
+    /// The status of one queue, of which only its shard is asked. `None` when there is no such queue (any more), or the
+    /// shard does not answer.
+    pub(crate) async fn status_of(&self, route: &SubscriptionRoute) -> Option<QueueStatus> {
+        let (reply, answer) = oneshot::channel();
+        let asked = Command::StatusOf { subscription: route.number, reply };
+        if !self.send(route.topic, asked).await {
+            return None;
+        }
+        answer.await.ok()?
+    }
 }
 
 /// What an audit of a subscription compares with the log; the outer `None` when its shard does not answer (any more).
@@ -420,4 +431,36 @@ async fn trim(shards: &Shards, log: &dyn Log, hold: Option<Lsn>) -> Result<(), g
     // A floor that is only in memory must not cost the events above it: first the flush, then the trim.
     log.flush_state().await?;
     log.trim(last.end).await
+}
+
+#[cfg(test)]
+mod tests {
+    use gridwire_core::event::DeliverySchema;
+
+    use super::*;
+    use crate::push::testing::subscription;
+
+    #[tokio::test]
+    async fn the_counters_of_one_subscription_are_asked_of_its_shard_alone() {
+        let route = subscription(7, "http://127.0.0.1:9/", DeliverySchema::EventGrid);
+        let (first, mut others) = mpsc::channel(8);
+        let (own, mut inbox) = mpsc::channel(8);
+        assert_eq!(shard_of(route.topic, 2), 1, "its shard is the second");
+        let shards = Shards { handles: vec![first, own], replies: AtomicU64::new(0) };
+        let play = async {
+            tokio::select! {
+                _ = others.recv() => panic!("another shard is asked"),
+                asked = inbox.recv() => {
+                    let Some(Command::StatusOf { subscription, reply }) = asked else {
+                        panic!("the shard is asked for all its queues")
+                    };
+                    assert_eq!(subscription, route.number);
+                    reply.send(None).expect("somebody waits");
+                }
+            }
+        };
+        let (status, ()) = tokio::join!(shards.status_of(&route), play);
+        assert_eq!(status, None);
+        assert!(others.try_recv().is_err() && inbox.try_recv().is_err(), "nobody is asked anything else");
+    }
 }

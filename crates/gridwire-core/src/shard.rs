@@ -52,8 +52,8 @@ pub struct QueueStatus {
     pub floor: Offset,
     /// The end of the topic.
     pub end: Offset,
-    /// All that matched since the subscription exists: what has ended, and what is pending. `None` until it is
-    /// counted, after a start.
+    /// All that matched since the subscription exists: what has ended, and what is pending. `None` while it is counted:
+    /// after a start, and when events turned out to be damaged.
     pub matched: Option<u64>,
     /// What waits, is locked, in flight or in trouble; while `matched` is not known, as far as that is known.
     pub pending: u64,
@@ -322,24 +322,30 @@ impl Shard {
         }
     }
 
+    /// Of every queue, in order of subscription.
     pub fn status(&self) -> Vec<QueueStatus> {
-        let status = |queue: &Queue| {
-            let tail = self.tail(queue.topic);
-            QueueStatus {
-                subscription: queue.number,
-                topic: queue.topic,
-                totals: queue.state.totals,
-                floor: Offset(queue.floor(tail)),
-                end: Offset(tail),
-                matched: queue.matched(),
-                pending: queue.pending(),
-                held: queue.held_in_memory(),
-                letters: queue.letters(),
-                behind: queue.is_behind(),
-                endpoint: queue.endpoint(),
-            }
-        };
-        self.queues.values().map(status).collect()
+        self.queues.values().map(|queue| self.status_in(queue)).collect()
+    }
+
+    pub fn status_of(&self, subscription: SubscriptionNumber) -> Option<QueueStatus> {
+        self.queues.get(&subscription).map(|queue| self.status_in(queue))
+    }
+
+    fn status_in(&self, queue: &Queue) -> QueueStatus {
+        let tail = self.tail(queue.topic);
+        QueueStatus {
+            subscription: queue.number,
+            topic: queue.topic,
+            totals: queue.state.totals,
+            floor: Offset(queue.floor(tail)),
+            end: Offset(tail),
+            matched: queue.matched(),
+            pending: queue.pending(),
+            held: queue.held_in_memory(),
+            letters: queue.letters(),
+            behind: queue.is_behind(),
+            endpoint: queue.endpoint(),
+        }
     }
 
     /// Whether something goes on by itself with the events before `end_of` each topic.

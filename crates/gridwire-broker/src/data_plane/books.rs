@@ -21,12 +21,9 @@ fn unavailable() -> ApiError {
     ApiError::new(ErrorCode::Unavailable, "The server is starting or stopping.")
 }
 
-async fn status(broker: &Broker) -> Result<Vec<QueueStatus>, ApiError> {
-    let all = match broker.shards() {
-        Some(shards) => shards.status().await,
-        None => None,
-    };
-    all.ok_or_else(unavailable)
+/// How one subscription's queue is doing; `None` while it has none, at a start or an end.
+pub(super) async fn status_of(broker: &Broker, route: &SubscriptionRoute) -> Option<QueueStatus> {
+    broker.shards()?.status_of(route).await
 }
 
 /// The number behind which a page of a list begins; `None` for the first.
@@ -78,7 +75,11 @@ pub(super) async fn list(broker: &Broker, table: &RoutingTable, parts: &Parts) -
     let after = page_after(parts)?.map(SubscriptionNumber);
     let routes: std::collections::BTreeMap<_, _> =
         table.subscriptions().into_iter().map(|route| (route.number, route)).collect();
-    let all = status(broker).await?;
+    let all = match broker.shards() {
+        Some(shards) => shards.status().await,
+        None => None,
+    };
+    let all = all.ok_or_else(unavailable)?;
     let mut later = all
         .iter()
         .filter(|status| after.is_none_or(|after| after < status.subscription))
@@ -91,9 +92,8 @@ pub(super) async fn list(broker: &Broker, table: &RoutingTable, parts: &Parts) -
 
 /// The counters of one.
 pub(super) async fn show(broker: &Broker, route: &SubscriptionRoute) -> Result<Response, ApiError> {
-    let all = status(broker).await?;
-    let status = all.iter().find(|status| status.subscription == route.number).ok_or_else(unavailable)?;
-    Ok(gridwire_http::json(StatusCode::OK, counters(route, status).to_string()))
+    let status = status_of(broker, route).await.ok_or_else(unavailable)?;
+    Ok(gridwire_http::json(StatusCode::OK, counters(route, &status).to_string()))
 }
 
 /// `matched` = `delivered` + `deadLettered` + `expired` + `dropped` + `pending`, at one moment.

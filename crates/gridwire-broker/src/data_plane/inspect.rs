@@ -45,14 +45,10 @@ pub(super) async fn answer(
 
 /// How the endpoint is treated, and by which rule.
 async fn endpoint(broker: &Broker, route: &SubscriptionRoute) -> Result<Response, ApiError> {
-    let all = match broker.shards() {
-        Some(shards) => shards.status().await,
-        None => None,
-    };
-    let all =
-        all.ok_or_else(|| ApiError::new(ErrorCode::Unavailable, "The server is starting or stopping."))?;
-    let status = all.into_iter().find(|status| status.subscription == route.number);
-    let Some(endpoint) = status.and_then(|status| status.endpoint) else {
+    let status = books::status_of(broker, route)
+        .await
+        .ok_or_else(|| ApiError::new(ErrorCode::Unavailable, "The server is starting or stopping."))?;
+    let Some(endpoint) = status.endpoint else {
         let message = "The event subscription has no endpoint: its events are received.";
         return Err(ApiError::new(ErrorCode::NotFound, message));
     };

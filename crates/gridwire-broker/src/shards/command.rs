@@ -72,6 +72,11 @@ pub(crate) enum Command {
     Status {
         reply: oneshot::Sender<Vec<QueueStatus>>,
     },
+    /// Of one queue; `None` when there is no such subscription.
+    StatusOf {
+        subscription: SubscriptionNumber,
+        reply: oneshot::Sender<Option<QueueStatus>>,
+    },
     Snapshot {
         reply: oneshot::Sender<Vec<SnapshotPart>>,
     },

@@ -291,6 +291,9 @@ impl Driver {
                 // Nobody waiting any more is fine.
                 let _ = reply.send(self.shard.status());
             }
+            Command::StatusOf { subscription, reply } => {
+                let _ = reply.send(self.shard.status_of(subscription));
+            }
             Command::Snapshot { reply } => self.snapshots.push(reply),
             Command::Outlook(asked) => self.outlooks.push(asked),
             Command::Books { subscription, reply } => {
