@@ -1,9 +1,11 @@
 //! An audit of one subscription: its books as of one moment, compared with the log step by step.
 //!
-//! What is compared is `gridwire-core`'s affair. Here the log is read, in turns as those who catch up read it, and the
-//! events found are looked up so that whoever asked knows them by more than a number.
+//! What is compared is `gridwire-core`'s affair. Here the log is read, in turns as those who catch up read it and with
+//! pauses, and the events found are looked up so that whoever asked knows them by more than a number. There is one
+//! audit at a time: it reads all that the log has of a topic, and remembers which of it matched.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use gridwire_core::audit::{Audit, Finding, Report};
 use gridwire_core::event::Event;
@@ -15,14 +17,20 @@ use gridwire_store::ReadError;
 use crate::broker::Broker;
 use crate::shards;
 
-/// Matches in one step: some milliseconds of a reader, and then it is somebody else's turn.
+/// Matches in one step: a millisecond or two of a reader, and then it is somebody else's turn.
 const STEP_MAX: usize = 4_096;
+/// Between two steps: most of the time the readers are there for those who deliver.
+const PAUSE: Duration = Duration::from_millis(5);
+/// Events that are read at once to be named. They may be of a mebibyte each.
+const NAMED_AT_ONCE: usize = 16;
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
     #[error("there is no such event subscription")]
     NotFound,
+    #[error("another audit is under way")]
+    Busy,
     #[error("the broker is starting or stopping")]
     Unavailable,
     #[error("failed to read the log for an audit")]
@@ -48,9 +56,11 @@ pub struct Audited {
 }
 
 impl Broker {
-    /// Compares what a subscription (number or resource id) has on its books with the log.
+    /// Compares what a subscription (number or resource id) has on its books with the log. Cancel safe: an audit that
+    /// nobody waits for ends.
     pub async fn audit(&self, subscription: &str) -> Result<Audited, AuditError> {
         let route = self.subscription(subscription).ok_or(AuditError::NotFound)?;
+        let _only = self.only_audit().ok_or(AuditError::Busy)?;
         let shards = self.shards().ok_or(AuditError::Unavailable)?;
         let books = shards::books(&shards, &route).await.ok_or(AuditError::Unavailable)?;
         let mut audit = Audit::new(books.ok_or(AuditError::NotFound)?);
@@ -65,8 +75,12 @@ impl Broker {
                 audit.found(std::iter::empty(), &[], start);
                 continue;
             }
-            let _turn = self.turn_of_those_behind().await;
-            let found = log.scan(route.topic, route.slot, Offset(from), STEP_MAX).await?;
+            let found = {
+                let _turn = self.turn_of_those_behind().await;
+                log.scan_slice(route.topic, route.slot, Offset(from), STEP_MAX).await?
+            };
+            self.outside().clock.sleep(PAUSE).await;
+            let Some(found) = found else { continue };
             if found.next <= from {
                 if from < log.start(route.topic).0 {
                     continue; // It was let go just now.
@@ -88,22 +102,26 @@ impl Broker {
         report: &Report,
     ) -> Result<Vec<AuditedEvent>, ReadError> {
         let offsets: BTreeSet<Offset> = report.findings.iter().flat_map(named_by).map(Offset).collect();
-        if offsets.is_empty() {
-            return Ok(Vec::new());
+        let offsets: Vec<Offset> = offsets.into_iter().collect();
+        let mut named = Vec::new();
+        for some in offsets.chunks(NAMED_AT_ONCE) {
+            let _turn = self.turn_of_those_behind().await;
+            let fetched = self.outside().log.fetch(route.topic, some.to_vec()).await?;
+            named.extend(fetched.iter().filter_map(audited));
         }
-        let fetched = self.outside().log.fetch(route.topic, offsets.into_iter().collect()).await?;
-        let event = |fetched: &gridwire_store::Fetched| {
-            let event = Event::decode(&fetched.event)?;
-            Some(AuditedEvent {
-                offset: fetched.offset,
-                id: event.id.into_owned(),
-                source: event.source.into_owned(),
-                event_type: event.event_type.into_owned(),
-                published: fetched.time,
-            })
-        };
-        Ok(fetched.iter().filter_map(event).collect())
+        Ok(named)
     }
+}
+
+fn audited(fetched: &gridwire_store::Fetched) -> Option<AuditedEvent> {
+    let event = Event::decode(&fetched.event)?;
+    Some(AuditedEvent {
+        offset: fetched.offset,
+        id: event.id.into_owned(),
+        source: event.source.into_owned(),
+        event_type: event.event_type.into_owned(),
+        published: fetched.time,
+    })
 }
 
 fn named_by(finding: &Finding) -> Vec<u64> {

@@ -93,6 +93,8 @@ pub struct Broker {
     tokens: LockTokens,
     /// See [`Broker::turn_of_those_behind`].
     turns: Semaphore,
+    /// See [`Broker::only_audit`].
+    audits: Semaphore,
     /// On dead letters.
     jobs: Arc<Jobs>,
     /// For jobs, which outlive the request that starts them.
@@ -158,6 +160,7 @@ impl Broker {
             installing,
             tokens: LockTokens::new(&token_secret),
             turns: Semaphore::new((options.shards / 2).max(1)),
+            audits: Semaphore::new(1),
             jobs,
             me: Weak::clone(me),
             guard,
@@ -311,6 +314,11 @@ impl Broker {
     pub(crate) async fn turn_of_those_behind(&self) -> Option<SemaphorePermit<'_>> {
         // Never closed.
         self.turns.acquire().await.ok()
+    }
+
+    /// The right to audit; `None` while somebody else has it. Nobody waits for it: that may take minutes.
+    pub(crate) fn only_audit(&self) -> Option<SemaphorePermit<'_>> {
+        self.audits.try_acquire().ok()
     }
 
     /// Against guesses at topics' and namespaces' keys.

@@ -265,6 +265,8 @@ pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
     pub(crate) code: String,
     pub(crate) message: String,
+    /// When to ask again, where the server says that this helps.
+    pub(crate) retry_after: Option<Duration>,
 }
 
 impl Refusal {
@@ -272,8 +274,11 @@ impl Refusal {
     pub(crate) fn of(answer: &Answer) -> Self {
         let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
         let text = |member: &str| body["error"][member].as_str().map(str::to_owned);
+        let seconds =
+            answer.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         Self {
             status: answer.status,
+            retry_after: seconds.map(Duration::from_secs),
             code: text("code").unwrap_or_default(),
             message: text("message")
                 .unwrap_or_else(|| String::from_utf8_lossy(&answer.body).chars().take(500).collect()),

@@ -3,7 +3,10 @@
 
 mod support;
 
-use std::process::Output;
+use std::io::{BufRead, BufReader};
+use std::process::{Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -165,4 +168,58 @@ fn counters_balance_exactly_over_kills_and_the_audit_finds_nothing() {
     assert_eq!((report.as_array().map(Vec::len), one.status.code()), (Some(1), Some(0)), "{report}");
     let none = audit(&server, &[&format!("{}/{workers}-too", group_path())]);
     assert_eq!(none.status.code(), Some(1));
+}
+
+/// Tells a thread to end, also when the test fails.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn there_is_one_audit_at_a_time_and_the_command_waits_for_its_turn() {
+    let server = Server::start();
+    let arm = Arm::new(&server);
+    let namespace = arm.namespace("spaces");
+    arm.namespace_topic(&namespace, "orders");
+    arm.queue(&namespace, "orders", "workers", &json!({}), &json!({}));
+    publish(&server, |batch| namespace.publish("orders", batch), "a", 10_000);
+    let workers = "namespaces/spaces/topics/orders/eventSubscriptions/workers";
+    let path = format!("/gridwire/v1/subscriptions{}/{workers}/audit", group_path());
+    let request = Request::post(path).with("authorization", format!("Bearer {}", server.token));
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _end = End(&ended);
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                let status = server.send(&request).status;
+                assert!([200, 503].contains(&status), "{status}");
+            }
+        });
+        let refusal = wait_for("a refusal", Duration::from_secs(60), || {
+            let answer = server.send(&request);
+            (answer.status == 503).then_some(answer)
+        });
+        assert_eq!(refusal.error(), ("ServiceUnavailable".to_owned(), "overloaded".to_owned()));
+        let wait: u64 = refusal.header("retry-after").expect("when to come again").parse().expect("seconds");
+        assert!((1..10).contains(&wait), "{wait}");
+        // The command comes while others audit without a pause, and says so; when they end it has its turn.
+        wait_for("a command that waits", Duration::from_secs(60), || {
+            let mut command = program();
+            command.arg("audit").args(["--output", "json", "--data-dir"]).arg(server.data_dir());
+            let mut command = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+            let mut said = String::new();
+            let stderr = command.stderr.take().expect("a pipe");
+            BufReader::new(stderr).read_line(&mut said).expect("text");
+            let waits = said == "Another audit is under way. Waiting for its end.\n";
+            ended.store(waits, Ordering::Relaxed);
+            let output = command.wait_with_output().expect("it ends");
+            let report: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+            assert!(output.status.success() && report[0]["matched"] == 10_000, "{said} {report}");
+            waits.then_some(())
+        });
+    });
 }

@@ -1,5 +1,7 @@
 //! The counters of topics and subscriptions, and whether the latter are in balance with the log.
 
+use std::time::Duration;
+
 use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::audit::Finding;
 use gridwire_core::ids::{SubscriptionNumber, TopicNumber};
@@ -16,6 +18,8 @@ use crate::broker::Broker;
 
 /// Subscriptions in one answer. A domain may have 100,000.
 const PAGE_MAX: usize = 1_000;
+/// When to ask for an audit again while another is under way: most take less than that.
+const AUDIT_RETRY: Duration = Duration::from_secs(2);
 
 fn unavailable() -> ApiError {
     ApiError::new(ErrorCode::Unavailable, "The server is starting or stopping.")
@@ -117,6 +121,9 @@ fn counters(route: &SubscriptionRoute, status: &QueueStatus) -> Value {
 pub(super) async fn audit(broker: &Broker, route: &SubscriptionRoute) -> Result<Response, ApiError> {
     let audited = broker.audit(&route.number.0.to_string()).await.map_err(|error| match error {
         AuditError::NotFound => ApiError::new(ErrorCode::NotFound, "The event subscription was not found."),
+        AuditError::Busy => {
+            ApiError::new(ErrorCode::Overloaded, "Another audit is under way.").with_retry_after(AUDIT_RETRY)
+        }
         AuditError::Unavailable => unavailable(),
         AuditError::Read(error) => {
             tracing::error!(%error, subscription = route.resource_id, "failed to read the log for an audit");
@@ -181,4 +188,90 @@ fn shown(route: &SubscriptionRoute, audited: &Audited) -> Value {
         "unexpected": report.unexpected,
         "findings": report.findings.iter().map(finding).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use gridwire_core::event::{DeliverySchema, InputSchema};
+    use gridwire_core::filter::{FilterSpec, Matcher};
+    use gridwire_core::routing::{
+        AccessKey, Credentials, DeliveryPort, DomainTopics, RoutingTable, TopicKind, TopicRoute,
+    };
+    use gridwire_core::time::Timestamp;
+    use gridwire_outside::system::SystemNet;
+    use gridwire_outside::{ManualClock, MemoryDisk, SeededRng};
+    use gridwire_store::model::ModelLog;
+
+    use super::*;
+    use crate::broker::{BrokerOptions, BrokerParts};
+    use crate::push::testing::{local_options, subscription};
+
+    /// A broker that serves one subscription of a topic that is empty.
+    async fn broker(route: &Arc<SubscriptionRoute>) -> Arc<Broker> {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_795_465_178_054)));
+        let broker = Broker::start(BrokerParts {
+            log: Arc::new(ModelLog::new(Arc::clone(&clock) as Arc<dyn gridwire_outside::Clock>)),
+            disk: Arc::new(MemoryDisk::new()),
+            clock,
+            rng: Arc::new(SeededRng::new(1)),
+            net: Arc::new(SystemNet),
+            data_dir: PathBuf::from("/data"),
+            token_secret: [1; 32],
+            options: BrokerOptions {
+                shards: 2,
+                push: local_options(),
+                base_domain: None,
+                retry_jitter: 0.0,
+                auth_failures_max: 0,
+                known_time: Timestamp::ZERO,
+                dead_letter_accounts: Vec::new(),
+                dead_letter_delay: Duration::ZERO,
+                threads: false,
+            },
+        })
+        .expect("it starts");
+        let key = || AccessKey::new("key");
+        let topic = TopicRoute {
+            number: route.topic,
+            kind: TopicKind::Custom,
+            name: route.topic_name.clone(),
+            resource_id: route.topic_resource_id.clone(),
+            input_schema: InputSchema::EventGrid,
+            input_mapping: None,
+            credentials: Credentials { keys: [key(), key()], local_auth: true },
+            retention: Duration::from_secs(86_400),
+            matcher: Arc::new(Matcher::compile(
+                InputSchema::EventGrid,
+                &[(route.slot, &FilterSpec::default())],
+            )),
+            subscriptions: HashMap::from([(route.name.clone(), Arc::clone(route))]),
+            domain_topics: DomainTopics::default(),
+        };
+        let mut table = RoutingTable::default();
+        table.by_number.insert(route.topic, Arc::new(topic));
+        broker.install(Arc::new(table)).await.expect("it is served");
+        broker
+    }
+
+    #[tokio::test]
+    async fn there_is_one_audit_at_a_time_and_whoever_comes_meanwhile_is_told_when_to_come_again() {
+        let route = subscription(1, "http://127.0.0.1:9/", DeliverySchema::EventGrid);
+        let broker = broker(&route).await;
+        let under_way = broker.only_audit().expect("nobody audits");
+        let refusal = audit(&broker, &route).await.expect_err("another is under way");
+        assert_eq!((refusal.code, refusal.status()), (ErrorCode::Overloaded, 503));
+        assert_eq!(refusal.retry_after, Some(AUDIT_RETRY));
+        drop(under_way);
+        for _ in 0..2 {
+            let answer = audit(&broker, &route).await.expect("each makes room for the next");
+            assert_eq!(answer.status(), StatusCode::OK);
+        }
+        let counters = show(&broker, &route).await.expect("it has a queue");
+        assert_eq!(counters.status(), StatusCode::OK);
+        broker.stop().await;
+    }
 }

@@ -20,11 +20,15 @@ Examples:
   gridwire audit --output json | jq '.[] | select(.balanced | not)'
 
 Each event that a subscription matched was delivered, dead-lettered, expired or dropped, or is pending. An audit
-compares the counters with the log: it reads all that the log still has of the topic. It ends with status 1 when
-something is out of balance.";
+compares the counters with the log: it reads all that the log still has of the topic, in small parts, so that nothing
+is delivered later for it. The server makes one audit at a time; this command waits for its turn. It ends with status 1
+when something is out of balance.";
 
 /// An audit reads as much as the log has of a topic, in turns with others.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// The waits between two questions whether another audit has ended, whatever the server says.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct AuditArgs {
@@ -45,7 +49,7 @@ pub(crate) async fn run(args: &AuditArgs, target: &TargetArgs, output: Output) -
             continue;
         }
         let path = format!("/gridwire/v1/subscriptions/{}/audit", counters["number"]);
-        let mut audit = match target.management.ask(Method::POST, &path, None, PATIENCE).await {
+        let mut audit = match ask(&target, &path, output).await {
             // It was removed since it was listed.
             Err(ManagementError::Refused(refusal)) if refusal.status == StatusCode::NOT_FOUND => continue,
             audit => audit.with_context(|| format!("failed to audit `{id}`"))?,
@@ -75,6 +79,23 @@ pub(crate) async fn run(args: &AuditArgs, target: &TargetArgs, output: Output) -
         output.line(output.red(found))?;
     }
     Ok(if out == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Asks for one audit, and again for as long as somebody else's is under way: the server makes one at a time.
+async fn ask(target: &Target, path: &str, output: Output) -> Result<Value, ManagementError> {
+    let mut waited = Duration::ZERO;
+    loop {
+        let answer = target.management.ask(Method::POST, path, None, PATIENCE).await;
+        let Err(ManagementError::Refused(refusal)) = &answer else { return answer };
+        let busy = refusal.status == StatusCode::SERVICE_UNAVAILABLE;
+        let Some(wait) = refusal.retry_after.filter(|_| busy && waited < PATIENCE) else { return answer };
+        if waited.is_zero() {
+            output.remark(format_args!("{} Waiting for its end.", printable(&refusal.message)));
+        }
+        let wait = wait.clamp(RETRY_MIN, RETRY_MAX);
+        target.reach.clock.sleep(wait).await;
+        waited += wait;
+    }
 }
 
 fn subscriptions(count: usize) -> String {
