@@ -334,6 +334,11 @@ impl Broker {
         self.outside.clock.now()
     }
 
+    /// See [`Clock::wall`]: for nothing but what clients have dated.
+    pub(crate) fn wall(&self) -> Timestamp {
+        self.outside.clock.wall()
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         self.stop.is_cancelled()
     }

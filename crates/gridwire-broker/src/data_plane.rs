@@ -60,11 +60,11 @@ async fn answer(broker: &Broker, request: Request, peer: Peer) -> Result<Respons
         Target::Namespace { place, topic, operation } => {
             only_post(&parts)?;
             address::namespace_api_version(&parts)?;
-            let now = broker.now();
+            let wall = broker.wall();
             let caller = Caller { parts: &parts, peer, broker };
-            let namespace = namespace(&table, place.as_ref(), &topic, caller, now)?;
+            let namespace = namespace(&table, place.as_ref(), &topic, caller, wall)?;
             let topic = caller
-                .guarded(&namespace.resource_id, || auth::namespace(&namespace, &topic, &parts, now))?;
+                .guarded(&namespace.resource_id, || auth::namespace(&namespace, &topic, &parts, wall))?;
             match operation {
                 Operation::Publish => publish::events(broker, &topic, &parts, body).await,
                 Operation::Receive { subscription } => {
@@ -87,7 +87,7 @@ async fn basic(
     peer: Peer,
 ) -> Result<Response, ApiError> {
     let caller = Caller { parts, peer, broker };
-    caller.guarded(&topic.resource_id, || auth::topic(topic, parts, broker.now()))?;
+    caller.guarded(&topic.resource_id, || auth::topic(topic, parts, broker.wall()))?;
     address::basic_api_version(parts)?;
     publish::events(broker, topic, parts, body).await
 }
@@ -123,14 +123,14 @@ fn namespace(
     place: Option<&address::Named>,
     topic: &str,
     caller: Caller<'_>,
-    now: Timestamp,
+    wall: Timestamp,
 ) -> Result<Arc<NamespaceRoute>, ApiError> {
     let parts = caller.parts;
     if let Some(place) = place {
         return address::namespace(table, place);
     }
     if let Some(credential) = auth::Credential::of(parts) {
-        let belongs = |namespace: &&Arc<NamespaceRoute>| credential.belongs_to(namespace, topic, parts, now);
+        let belongs = |namespace: &&Arc<NamespaceRoute>| credential.belongs_to(namespace, topic, parts, wall);
         let wrong = || ApiError::new(ErrorCode::Unauthorized, "no namespace has this key");
         let search = || table.namespaces.values().find(belongs).ok_or_else(wrong);
         match caller.guarded(ANY_NAMESPACE, search) {

@@ -15,6 +15,16 @@ use gridwire_core::time::Timestamp;
 pub trait Clock: Send + Sync + fmt::Debug + 'static {
     fn now(&self) -> Timestamp;
 
+    /// What the system's wall clock shows now: it steps when it is set, and no advance or record moves it.
+    ///
+    /// Only for what others have dated by their own wall clocks, as the end of a shared access signature. Judged by
+    /// broker time, a signature would be refused for days on a server whose broker time is ahead, to clients whose
+    /// clocks are right. The price is that setting the wall clock back lets a signature that had ended open once
+    /// more. That is right: such an end promises a moment of the world's time, which the operator states by setting
+    /// the clock and nobody else can; a clock that was wrongly ahead would otherwise lock out its clients for good.
+    /// Who wants a signature to end for good replaces the key that it was made with.
+    fn wall(&self) -> Timestamp;
+
     /// Time since some fixed moment of this process.
     fn monotonic(&self) -> Duration;
 
@@ -51,6 +61,11 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         *self.state.lock().expect("no panic while the time is held")
+    }
+
+    /// Set by nobody, so it shows the same.
+    fn wall(&self) -> Timestamp {
+        self.now()
     }
 
     fn monotonic(&self) -> Duration {

@@ -18,10 +18,13 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::{Clock, Disk, DiskFile, Listener, Net, OpenMode, Rng, Stream};
 
+/// What drifted apart from the wall is worked off at one part in so many.
+pub const FOLLOW_SHARE: u32 = 20;
+
 /// Broker time from the wall clock at start, carried on by `CLOCK_BOOTTIME`.
 ///
 /// `CLOCK_BOOTTIME` counts suspend and ignores steps of the wall clock. What drifts apart from the wall
-/// afterwards is worked off at 1 part in 20 ([`SystemClock::follow_wall`]), so time neither jumps nor stops.
+/// afterwards is worked off at 1 part in [`FOLLOW_SHARE`] ([`SystemClock::follow_wall`]), so time neither jumps nor stops.
 #[derive(Debug)]
 pub struct SystemClock {
     started: Duration,
@@ -54,7 +57,7 @@ impl SystemClock {
     /// difference found, in milliseconds (wall minus broker time). Called once a second or so.
     pub fn follow_wall(&self, since_last: Duration) -> i64 {
         let difference = wall_millis().cast_signed() - self.now().as_millis().cast_signed();
-        let step = millis(since_last / 20).cast_signed();
+        let step = millis(since_last / FOLLOW_SHARE).cast_signed();
         let adjust = difference.clamp(-step, step);
         let offset = self.offset_millis.load(Ordering::Relaxed);
         self.offset_millis.store(offset.saturating_add_signed(adjust), Ordering::Relaxed);
@@ -67,6 +70,10 @@ impl Clock for SystemClock {
         let now = self.offset_millis.load(Ordering::Relaxed) + millis(boot_time());
         // `fetch_max` keeps time from stepping back while the offset is worked off.
         Timestamp::from_millis(self.latest.fetch_max(now, Ordering::Relaxed).max(now))
+    }
+
+    fn wall(&self) -> Timestamp {
+        Timestamp::from_millis(wall_millis())
     }
 
     fn monotonic(&self) -> Duration {
@@ -305,5 +312,19 @@ impl Listener for SystemListener {
             stream.set_nodelay(true)?;
             Ok((Box::new(stream) as Box<dyn Stream>, from))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_from_the_future_moves_broker_time_and_not_the_wall_clock() {
+        let clock = SystemClock::start();
+        let tomorrow = clock.wall() + Duration::from_secs(24 * 3600);
+        clock.raise_to(tomorrow);
+        assert!(tomorrow <= clock.now());
+        assert!(clock.wall() < tomorrow);
     }
 }

@@ -52,6 +52,11 @@ impl Clock for VirtualClock {
         self.real.now() + self.ahead()
     }
 
+    /// The world's time is not ours to advance.
+    fn wall(&self) -> Timestamp {
+        self.real.wall()
+    }
+
     fn monotonic(&self) -> Duration {
         self.real.monotonic()
     }
@@ -132,6 +137,7 @@ mod tests {
         real.advance(Duration::from_secs(1));
         assert_eq!(clock.now(), START + 2 * HOUR + Duration::from_secs(1));
         assert_eq!(clock.monotonic(), Duration::from_secs(1));
+        assert_eq!(clock.wall(), START + Duration::from_secs(1), "nor the wall clock");
     }
 
     #[test]

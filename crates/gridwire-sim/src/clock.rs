@@ -93,6 +93,11 @@ impl Clock for SimClock {
         self.start + self.monotonic()
     }
 
+    /// A simulated wall clock is never set.
+    fn wall(&self) -> Timestamp {
+        self.now()
+    }
+
     fn monotonic(&self) -> Duration {
         self.state().now
     }

@@ -24,6 +24,7 @@ use gridwire_store::{Log, ResourceStore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::ahead::Ahead;
 use crate::data_dir::{Addresses, DataDir};
 use crate::dev::{ClockOnFile, Dev};
 use crate::service::{Admin, Front};
@@ -153,6 +154,10 @@ impl App {
         // Broker time never steps back, not even over a restart with the wall clock set back.
         let (_, newest) = log.position();
         outside.broker_clock.raise_to(newest.max(on_file.at));
+        let advanced = outside.virtual_clock.as_ref().map_or(Duration::ZERO, |clock| clock.ahead());
+        if let Some(warning) = Ahead::of(&*outside.broker_clock, advanced).warning() {
+            tracing::warn!("{warning}");
+        }
         let resources = open_resources(&outside, &data_dir).await?;
         let broker = Broker::start(BrokerParts {
             log: Arc::clone(&log) as Arc<dyn Log>,
@@ -214,6 +219,7 @@ impl App {
             broker: Arc::clone(&self.broker),
             control: Arc::clone(&self.control),
             dev: self.dev.clone(),
+            clock: Arc::clone(&self.outside.broker_clock),
             started: self.started,
             stop: stop.clone(),
         });
@@ -243,6 +249,7 @@ impl App {
             token: self.token,
             lock: self.lock,
             clock: self.outside.clock,
+            broker_clock: self.outside.broker_clock,
             rng: self.outside.rng,
             log: self.log,
             resources: self.resources,
@@ -267,6 +274,7 @@ pub(crate) struct Running {
     /// Held until the end, so that no second server comes in.
     lock: Arc<dyn DiskFile>,
     clock: Arc<SystemClock>,
+    broker_clock: Arc<dyn Clock>,
     rng: Arc<SystemRng>,
     log: Arc<EmbeddedLog>,
     resources: Arc<dyn ResourceStore>,
@@ -294,6 +302,11 @@ impl Running {
     /// Chance, for whoever serves beside the server.
     pub(crate) fn rng(&self) -> &Arc<SystemRng> {
         &self.rng
+    }
+
+    /// How far broker time is ahead.
+    pub(crate) fn ahead(&self) -> Ahead {
+        Ahead::of(&*self.broker_clock, self.dev.as_ref().map_or(Duration::ZERO, |dev| dev.ahead()))
     }
 
     /// The clock, for whoever waits beside the server.

@@ -107,6 +107,11 @@ impl Dev {
         Self { clock, data_dir, broker, control, turn: tokio::sync::Mutex::new(()) }
     }
 
+    /// How far the clock was advanced, over all.
+    pub(crate) fn ahead(&self) -> Duration {
+        self.clock.ahead()
+    }
+
     /// What to say behind "development mode".
     pub(crate) fn remark(&self) -> String {
         let ahead = self.clock.ahead();

@@ -4,6 +4,7 @@
 //! is put together), [`serve`] (how it runs and ends), [`service`] (which part answers what); then the
 //! commands ([`command`], [`apply`], [`demo`]) over [`target`], [`arm`] and [`client`].
 
+mod ahead;
 mod app;
 mod apply;
 mod arm;

@@ -134,7 +134,7 @@ fn say_where(running: &Running, settings: &Settings, took: Duration, output: Out
         let value = serde_json::json!({
             "http": addresses.http, "https": addresses.https, "admin": addresses.admin,
             "dataDir": dir.to_string(), "ca": running.data_dir.ca_file().display().to_string(),
-            "dev": settings.dev,
+            "dev": settings.dev, "clockAheadSeconds": running.ahead().seconds(),
         });
         output.json_line(&value)?;
         return Ok(());
@@ -166,6 +166,10 @@ fn say_where(running: &Running, settings: &Settings, took: Duration, output: Out
             "  {}  webhooks may be plain http and on this machine. Not for production.",
             output.yellow(format_args!("development mode{}", dev.remark()))
         ))?;
+    }
+    if let Some(warning) = running.ahead().warning() {
+        say(String::new())?;
+        say(format!("  {}", output.yellow(warning)))?;
     }
     let gridwire = program();
     let at = if settings.data_dir == std::path::Path::new(crate::data_dir::DEFAULT) {

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use gridwire_broker::Broker;
 use gridwire_control::Control;
@@ -13,11 +14,12 @@ use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::routing::BoxFuture;
 use gridwire_core::time::Timestamp;
 use gridwire_http::{Peer, REQUEST_ID, Request, Response, Service};
-use gridwire_outside::Rng;
+use gridwire_outside::{Clock, Rng};
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tokio_util::sync::CancellationToken;
 
+use crate::ahead::{self, Ahead};
 use crate::dev::{self, Dev};
 use crate::process;
 
@@ -189,6 +191,8 @@ pub(crate) struct Admin {
     pub(crate) broker: Arc<Broker>,
     pub(crate) control: Arc<Control>,
     pub(crate) dev: Option<Arc<Dev>>,
+    /// What broker time is told by.
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) started: Timestamp,
     pub(crate) stop: CancellationToken,
 }
@@ -223,11 +227,15 @@ impl Admin {
                         None => "ready\n".to_owned(),
                         Some(dev) => format!("ready (development mode{})\n", dev.remark()),
                     };
-                    for remark in self.broker.remarks() {
+                    let advanced = self.dev.as_ref().map_or(Duration::ZERO, |dev| dev.ahead());
+                    let ahead = Ahead::of(&*self.clock, advanced);
+                    for remark in self.broker.remarks().into_iter().chain(ahead.unwanted()) {
                         text.push_str(&remark);
                         text.push('\n');
                     }
-                    gridwire_http::text(StatusCode::OK, text)
+                    let mut response = gridwire_http::text(StatusCode::OK, text);
+                    response.headers_mut().insert(ahead::HEADER, ahead.seconds().into());
+                    response
                 }
                 Err(reason) => gridwire_http::text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
             },

@@ -2,7 +2,8 @@
 //!
 //! Source: `publish` contract, section 7. When a request carries several credentials, the first of
 //! `aeg-sas-key` (header), `aeg-sas-token`, `Authorization`, `aeg-sas-key` (query) is the one that counts, for
-//! custom topics and namespaces alike.
+//! custom topics and namespaces alike. Tokens end by the wall clock (`wall`), as the clients that made them have
+//! it; [`gridwire_outside::Clock::wall`] says why.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -63,7 +64,7 @@ impl<'a> Credential<'a> {
     }
 
     /// Whether it opens what `credentials` guard, at the address that the request was sent to.
-    fn judge(&self, credentials: &Credentials, parts: &Parts, now: Timestamp) -> Result<(), ApiError> {
+    fn judge(&self, credentials: &Credentials, parts: &Parts, wall: Timestamp) -> Result<(), ApiError> {
         match self {
             Self::Key(key) if credentials.accept_key(key) => Ok(()),
             Self::Key(_) => Err(unauthorized()),
@@ -75,8 +76,8 @@ impl<'a> Credential<'a> {
                     .map(http::uri::Authority::as_str)
                     .or_else(|| header(parts, http::header::HOST.as_str()))
                     .unwrap_or_default();
-                sas::verify(token, &credentials.keys, host, parts.uri.path(), now).map_err(
-                    |error| match error {
+                sas::verify(token, &credentials.keys, host, parts.uri.path(), wall).map_err(|error| {
+                    match error {
                         // The service says so, and it tells nothing about keys.
                         sas::SasError::Malformed => ApiError::new(
                             ErrorCode::InvalidRequest,
@@ -84,8 +85,8 @@ impl<'a> Credential<'a> {
                          :r=UrlEncodedResource&e=UrlEncodedUtcExpiration&s=UrlEncodedSignature.",
                         ),
                         _ => unauthorized(),
-                    },
-                )
+                    }
+                })
             }
         }
     }
@@ -96,9 +97,9 @@ impl<'a> Credential<'a> {
         namespace: &NamespaceRoute,
         topic: &str,
         parts: &Parts,
-        now: Timestamp,
+        wall: Timestamp,
     ) -> bool {
-        let opens = |credentials: &Credentials| self.judge(credentials, parts, now).is_ok();
+        let opens = |credentials: &Credentials| self.judge(credentials, parts, wall).is_ok();
         opens(&namespace.credentials)
             || match self {
                 Self::Key(_) => namespace.topics.values().any(|topic| opens(&topic.credentials)),
@@ -112,8 +113,8 @@ impl<'a> Credential<'a> {
 }
 
 /// Whether the request may publish to a custom topic.
-pub(super) fn topic(topic: &TopicRoute, parts: &Parts, now: Timestamp) -> Result<(), ApiError> {
-    Credential::of(parts).ok_or_else(unauthorized)?.judge(&topic.credentials, parts, now)
+pub(super) fn topic(topic: &TopicRoute, parts: &Parts, wall: Timestamp) -> Result<(), ApiError> {
+    Credential::of(parts).ok_or_else(unauthorized)?.judge(&topic.credentials, parts, wall)
 }
 
 /// Whether the request may use a topic of a namespace: by a key of either, or a token made with one. Answers
@@ -122,7 +123,7 @@ pub(super) fn namespace(
     namespace: &NamespaceRoute,
     topic: &str,
     parts: &Parts,
-    now: Timestamp,
+    wall: Timestamp,
 ) -> Result<Arc<TopicRoute>, ApiError> {
     if !address::query(parts, "aeg-sas-key").is_empty() {
         return Err(ApiError::new(ErrorCode::InvalidRequest, "A key in the query is not accepted here."));
@@ -130,8 +131,8 @@ pub(super) fn namespace(
     let credential = Credential::of(parts).ok_or_else(unauthorized)?;
     let found = namespace.topics.get(&topic.to_ascii_lowercase());
     // Both are judged, so that the time taken does not tell which was right.
-    let by_namespace = credential.judge(&namespace.credentials, parts, now);
-    let by_topic = found.is_some_and(|topic| credential.judge(&topic.credentials, parts, now).is_ok());
+    let by_namespace = credential.judge(&namespace.credentials, parts, wall);
+    let by_topic = found.is_some_and(|topic| credential.judge(&topic.credentials, parts, wall).is_ok());
     match (found, by_namespace) {
         (Some(topic), Ok(())) => Ok(Arc::clone(topic)),
         (Some(topic), Err(_)) if by_topic => Ok(Arc::clone(topic)),

@@ -12,6 +12,7 @@ use http::{Method, Request};
 use serde_json::json;
 
 use super::apply::error_text;
+use crate::ahead;
 use crate::arm::{self, Management, ManagementError};
 use crate::client::{Answer, Base, Client, ClientError, Trust};
 use crate::data_dir::{Addresses, DataDir, check_token};
@@ -145,7 +146,9 @@ fn to_gib(bytes: u64) -> f64 {
 async fn check_server(addresses: &Addresses, target: &TargetArgs) -> anyhow::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let admin = Base::local(false, &addresses.admin)?;
-    findings.push(match get(&admin, &target.trust(), "/readyz").await {
+    let ready = get(&admin, &target.trust(), "/readyz").await;
+    findings.extend(ready.as_ref().ok().and_then(check_broker_time));
+    findings.push(match ready {
         Ok(answer) if answer.status.is_success() => good("server", format!("ready, admin at {admin}")),
         Ok(answer) => {
             let reason = String::from_utf8_lossy(&answer.body).trim().to_owned();
@@ -166,7 +169,7 @@ async fn check_server(addresses: &Addresses, target: &TargetArgs) -> anyhow::Res
     Ok(findings)
 }
 
-/// Speaks TLS with the server, compares clocks, and uses the token.
+/// Speaks TLS with the server, compares wall clocks, and uses the token.
 async fn check_management(base: &Base, target: &TargetArgs) -> Vec<Finding> {
     let trust = target.trust();
     let what = if base.tls { "https listener" } else { "http listener" };
@@ -215,7 +218,21 @@ fn check_clock(answer: &Answer) -> Option<Finding> {
     Some(if off > CLOCK_OFF_MAX {
         warning("clock", format!("{} s off the server's", off.as_secs()), "synchronise the clocks (NTP)")
     } else {
-        good("clock", "agrees with the server's")
+        good("clock", "this machine's wall clock agrees with the server's")
+    })
+}
+
+/// Broker time is another clock than the one that dates answers, so the admin listener is asked for it.
+fn check_broker_time(ready: &Answer) -> Option<Finding> {
+    let ahead: u64 = ready.headers.get(ahead::HEADER)?.to_str().ok()?.parse().ok()?;
+    Some(if ahead > CLOCK_OFF_MAX.as_secs() {
+        warning(
+            "broker time",
+            format!("{ahead} s ahead of the server's wall clock"),
+            "it was advanced, or the wall clock was set back; for tests use a fresh data directory",
+        )
+    } else {
+        good("broker time", "agrees with the server's wall clock")
     })
 }
 

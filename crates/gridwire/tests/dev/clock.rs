@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use ring::hmac;
 use serde_json::{Value, json};
@@ -89,21 +90,29 @@ fn sas(topic: &Topic, server: &Server, expires: &str) -> String {
 }
 
 #[test]
-fn tokens_expire_by_the_clock() {
-    let server = Server::start();
-    let dev = Dev(&server);
+fn tokens_expire_by_the_wall_clock_whatever_broker_time_is() {
+    let mut server = Server::start();
     let topic = Arm::new(&server).topic("orders", &json!({}));
-    let expires = dev.clock().0 + Duration::from_secs(3600);
-    let request = Request::post(&topic.path)
-        .with("aeg-sas-token", sas(&topic, &server, &expires.to_string()))
-        .with("content-type", events::JSON)
-        .body(json!([events::grid_event("a")]).to_string());
-    server.send(&request).expect(200);
-    dev.advance("58m");
-    server.send(&request).expect(200);
+    let publish = |server: &Server, expires: Timestamp| {
+        let request = Request::post(&topic.path)
+            .with("aeg-sas-token", sas(&topic, server, &expires.to_string()))
+            .with("content-type", events::JSON)
+            .body(json!([events::grid_event("a")]).to_string());
+        server.send(&request).status
+    };
+    // Nothing was advanced yet, so this is what the wall clock shows.
+    let wall = Dev(&server).clock().0;
+    let hour = Duration::from_secs(3600);
     // Clients' clocks may be a minute ahead of ours.
-    dev.advance("4m");
-    server.send(&request).expect(401);
+    let (good, ended) = (wall + hour, wall - hour);
+    assert_eq!((publish(&server, good), publish(&server, ended)), (200, 401));
+    Dev(&server).advance("1d");
+    assert_eq!((publish(&server, good), publish(&server, ended)), (200, 401), "a day advanced");
+    // Outside development mode the records keep broker time ahead for days.
+    server.kill9();
+    server.launch.without_dev = true;
+    server.restart();
+    assert_eq!((publish(&server, good), publish(&server, ended)), (200, 401), "after a restart");
 }
 
 #[test]
@@ -180,6 +189,13 @@ fn an_advance_is_kept_over_restarts_and_shown() {
     Dev(&server).call("GET", "clock", None).expect(404);
     let log = server.log();
     assert!(log.contains("was advanced in development mode"), "{log}");
+    // Twenty times 26 hours, or a little less: some of it passed since the advance.
+    assert!(log.contains("ahead of the wall clock and catches up in about 5"), "{log}");
+    assert!(ready(&server).contains("broker time is 2"), "{}", ready(&server));
+    let doctor = program().args(["--data-dir", &server.data_dir().display().to_string(), "doctor"]).output();
+    let doctor = String::from_utf8(doctor.expect("the program runs").stdout).expect("text");
+    assert!(doctor.contains("note  broker time: 93"), "{doctor}");
+    assert!(doctor.contains("ok    clock: this machine's wall clock agrees"), "{doctor}");
     let made = Arm::new(&server).put("topics/late", &json!({ "location": "local", "properties": {} }));
     assert!(after <= time(&made["systemData"]["createdAt"]), "{after} before, {made} after");
 }

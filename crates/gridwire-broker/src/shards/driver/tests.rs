@@ -43,6 +43,10 @@ impl Clock for Nightmare {
         self.clock.now()
     }
 
+    fn wall(&self) -> Timestamp {
+        self.clock.wall()
+    }
+
     fn monotonic(&self) -> std::time::Duration {
         self.clock.monotonic()
     }
