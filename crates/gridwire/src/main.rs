@@ -20,6 +20,7 @@ mod process;
 mod serve;
 mod service;
 mod settings;
+mod short_name;
 mod target;
 mod telemetry;
 mod tls;

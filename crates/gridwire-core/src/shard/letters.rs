@@ -54,6 +54,11 @@ impl Letters {
         self.in_flight.keys().next().copied()
     }
 
+    /// Events before `end` whose letters are being written.
+    pub(super) fn in_flight_before(&self, end: u64) -> usize {
+        self.in_flight.range(..end).count()
+    }
+
     /// All that wait or are being written.
     pub(super) fn len(&self) -> usize {
         self.waiting.len() + self.in_flight.len()

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::resources::subscription_id;
 use crate::output::{Output, printable};
+use crate::short_name::short_name;
 use crate::target::{Target, TargetArgs};
 
 pub(crate) const HELP: &str = "\
@@ -178,7 +179,11 @@ pub(crate) async fn run(
             let jobs = jobs.context("failed to list the jobs on dead letters")?;
             let jobs = jobs["jobs"].as_array().cloned().unwrap_or_default();
             let columns = ["id", "kind", "state", "taken", "unusable", "created", "resource"];
-            let row = |job: &Value| columns.iter().map(|column| cell(&job[*column])).collect();
+            let shown = |job: &Value, column: &str| match (column, job[column].as_str()) {
+                ("resource", Some(id)) if !output.is_json() => short_name(id, &target.scope),
+                _ => cell(&job[column]),
+            };
+            let row = |job: &Value| columns.iter().map(|&column| shown(job, column)).collect();
             Ok(output.table(&columns, &jobs.iter().map(row).collect::<Vec<Vec<String>>>())?)
         }
         DeadLetterCommand::Cancel { id } => {

@@ -10,9 +10,10 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::resources::subscription_id;
-use crate::arm::ManagementError;
+use crate::arm::{ManagementError, Scope};
 use crate::dev::{ROOT, span};
 use crate::output::{Output, printable};
+use crate::short_name::short_name;
 use crate::target::{Target, TargetArgs};
 
 pub(crate) const HELP: &str = "\
@@ -23,7 +24,8 @@ Examples:
   gridwire dev clock advance 10s                      let ten seconds pass, with all that is due in them
   gridwire dev clock advance 24h --jump               be a day later at once, as after a long sleep
 
-The server must run with --dev. Advances last: a restart goes on from them.";
+The server must run with --dev. Advances last: a restart goes on from them. Fault scripts do not: a
+restart forgets them.";
 
 /// What the answer may take longer than the server was told to wait.
 const SLACK: Duration = Duration::from_secs(15);
@@ -33,11 +35,14 @@ pub(crate) enum DevCommand {
     /// Show or advance broker time: retries, locks, times to live and expirations follow
     #[command(subcommand)]
     Clock(ClockCommand),
-    /// Say what the next attempts of a push subscription shall meet
+    /// Say what the next attempts of a push subscription shall meet; a restart of the server forgets it
     #[command(subcommand)]
     Faults(FaultsCommand),
     /// Wait until everything published so far is delivered or waits for a later time, and say which
     Drain {
+        /// List every event subscription, also those with nothing waiting or under way
+        #[arg(long)]
+        all: bool,
         #[command(flatten)]
         patience: Patience,
     },
@@ -116,11 +121,17 @@ pub(crate) async fn run(command: &DevCommand, target: &TargetArgs, output: Outpu
             Ok(())
         }
         DevCommand::Faults(command) => faults(command, &target, output).await,
-        DevCommand::Drain { patience } => {
+        DevCommand::Drain { all, patience } => {
             let body = json!({ "timeout": patience.timeout });
             let outlook = ask(&target, Method::POST, "drain", Some(&body), patience.duration()?).await?;
-            show_outlook(&outlook, output)?;
-            ensure!(outlook["drained"] == true, "attempts are still under way");
+            if output.is_json() {
+                output.json(&outlook)?;
+            } else {
+                for line in describe(&outlook, *all, &target.scope) {
+                    output.line(line)?;
+                }
+            }
+            ensure!(outlook["drained"] == true, "{}", still_under_way(&outlook, &target.scope));
             Ok(())
         }
     }
@@ -184,38 +195,96 @@ fn show_clock(clock: &Value, output: Output) -> anyhow::Result<()> {
     Ok(output.line(format_args!("{now}  {}", output.dim(format_args!("{ahead} ahead"))))?)
 }
 
-fn show_outlook(outlook: &Value, output: Output) -> anyhow::Result<()> {
-    if output.is_json() {
-        output.json(outlook)?;
-        return Ok(());
-    }
+/// What a drain found, as lines: each subscription with something left, or every one with `all`, and how many are
+/// not listed.
+fn describe(outlook: &Value, all: bool, scope: &Scope) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut done = 0;
     for subscription in outlook["subscriptions"].as_array().into_iter().flatten() {
-        output.line(output.bold(text(&subscription["id"])))?;
+        if !all && !has_something_left(subscription) {
+            done += 1;
+            continue;
+        }
+        let name = short_name(subscription["id"].as_str().unwrap_or_default(), scope);
         let count = |name: &str| text(&subscription[name]);
-        output.line(format_args!(
-            "  delivered {}, dead-lettered {}, expired {}, dropped {}; available {}, waiting {}",
+        lines.push(format!(
+            "{name}: delivered {}, dead-lettered {}, expired {}, dropped {}; under way {}, available {}, waiting {}",
             count("delivered"),
             count("deadLettered"),
             count("expired"),
             count("dropped"),
+            count("underWay"),
             count("available"),
             count("waiting"),
-        ))?;
-        if !subscription["heldBy"].is_null() {
-            output.line(format_args!("  {}: {}", count("heldBy"), count("detail")))?;
-        }
+        ));
+        lines.extend(held_back(subscription));
         for event in subscription["events"].as_array().into_iter().flatten() {
             let value = |name: &str| text(&event[name]);
-            output.line(format_args!(
+            lines.push(format!(
                 "  {}  {} until {}: {}",
                 value("eventId"),
                 value("why"),
                 value("until"),
                 value("detail")
-            ))?;
+            ));
         }
     }
-    Ok(())
+    match done {
+        0 => {}
+        1 => lines.push("1 event subscription has nothing left to do".to_owned()),
+        _ => lines.push(format!("{done} event subscriptions have nothing left to do")),
+    }
+    lines
+}
+
+fn has_something_left(subscription: &Value) -> bool {
+    let some = |name: &str| subscription[name].as_u64().is_some_and(|count| 0 < count);
+    subscription["drained"] == false
+        || some("underWay")
+        || some("available")
+        || some("waiting")
+        || subscription["moreBehind"] == true
+}
+
+/// What the events wait for that wait for no time of their own, and until when, if that is known.
+fn held_back(subscription: &Value) -> Option<String> {
+    let available = subscription["available"].as_u64().unwrap_or(0);
+    let more = if subscription["moreBehind"] == true { " or more" } else { "" };
+    let rule = subscription["heldBy"].as_str();
+    let detail = text(&subscription["detail"]);
+    match (rule, available) {
+        (None, 0) => None,
+        // What is under way still moves, so nothing waits for somebody else yet.
+        (None, _) if subscription["drained"] == false => None,
+        (None, _) => Some(format!("  {available}{more} until a receiver or room for them comes")),
+        (Some(rule), 0) => Some(format!("  {}: {detail}", printable(rule))),
+        (Some(rule), _) => {
+            let until = subscription["nextDue"].as_str();
+            let until = until.map_or_else(String::new, |until| format!(" until {}", printable(until)));
+            Some(format!("  {available}{more}  {}{until}: {detail}", printable(rule)))
+        }
+    }
+}
+
+/// Which subscriptions a drain gave up on.
+fn still_under_way(outlook: &Value, scope: &Scope) -> String {
+    /// More names tell nobody more.
+    const NAMED_MAX: usize = 10;
+    let all = outlook["subscriptions"].as_array().into_iter().flatten();
+    let moving: Vec<String> = all
+        .filter(|subscription| subscription["drained"] == false)
+        .map(|subscription| {
+            let name = short_name(subscription["id"].as_str().unwrap_or_default(), scope);
+            format!("{name} ({})", text(&subscription["underWay"]))
+        })
+        .collect();
+    if moving.is_empty() {
+        return "what was forwarded on the way is still under way".to_owned();
+    }
+    let more = moving.len().saturating_sub(NAMED_MAX);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    let named = moving.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    format!("still under way, with the number of events whose attempt is: {named}{more}")
 }
 
 /// A value as a line of text.
@@ -223,5 +292,57 @@ fn text(value: &Value) -> String {
     match value {
         Value::String(text) => printable(text),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subscription(name: &str, changed: &Value) -> Value {
+        let id = subscription_id(name, &Scope::default()).unwrap();
+        let mut subscription = json!({
+            "id": id, "drained": true, "delivered": 1, "deadLettered": 0, "expired": 0, "dropped": 0,
+            "underWay": 0, "available": 0, "heldBy": null, "detail": null, "moreBehind": false, "waiting": 0,
+            "nextDue": null, "events": [],
+        });
+        for (name, value) in changed.as_object().unwrap() {
+            subscription[name.as_str()] = value.clone();
+        }
+        subscription
+    }
+
+    fn lines(subscriptions: &[Value], all: bool) -> Vec<String> {
+        describe(&json!({ "subscriptions": subscriptions }), all, &Scope::default())
+    }
+
+    #[test]
+    fn what_has_nothing_left_is_only_counted_unless_all_is_asked_for() {
+        let done = [subscription("orders/done", &json!({})), subscription("shop/jobs/done", &json!({}))];
+        assert_eq!(lines(&done[..1], false), ["1 event subscription has nothing left to do"]);
+        assert_eq!(lines(&done, false), ["2 event subscriptions have nothing left to do"]);
+        let all = lines(&done, true);
+        assert_eq!(all.len(), 2);
+        assert!(all[1].starts_with("shop/jobs/done: delivered 1, "), "{all:?}");
+    }
+
+    #[test]
+    fn what_waits_for_its_turn_says_what_for_and_until_when() {
+        let paced = json!({ "available": 4, "heldBy": "paced", "detail": "The cap.",
+                            "nextDue": "2026-11-28T10:00:00Z" });
+        let found = lines(&[subscription("orders/billing", &paced)], false);
+        assert_eq!(found[1], "  4  paced until 2026-11-28T10:00:00Z: The cap.");
+        let pulled = lines(&[subscription("shop/jobs/workers", &json!({ "available": 2 }))], false);
+        assert_eq!(pulled[1], "  2 until a receiver or room for them comes");
+    }
+
+    #[test]
+    fn a_drain_that_gave_up_says_on_whom() {
+        let moving = subscription("orders/billing", &json!({ "drained": false, "underWay": 3 }));
+        let found = lines(std::slice::from_ref(&moving), false);
+        assert!(found[0].starts_with("orders/billing: ") && found[0].contains("under way 3"), "{found:?}");
+        let outlook = json!({ "subscriptions": [moving, subscription("orders/done", &json!({}))] });
+        let error = still_under_way(&outlook, &Scope::default());
+        assert!(error.ends_with(": orders/billing (3)"), "{error}");
     }
 }

@@ -144,6 +144,7 @@ fn remainder(remainder: &Remainder) -> Value {
         "deadLettered": totals.dead_lettered,
         "expired": totals.expired,
         "dropped": totals.dropped,
+        "underWay": queue.under_way,
         "available": queue.available,
         "heldBy": queue.held_by.map(Rule::as_str),
         "detail": queue.held_by.map(Rule::detail),

@@ -253,11 +253,24 @@ fn the_command_line_moves_the_clock_and_scripts_failures() {
     expect("dev faults show orders/billing", "orders/billing: 503:60s pass");
     assert!(sink.at("/hook").is_empty(), "the endpoint was not asked");
     expect("dev clock advance 2m --output json", "\"advanced\":");
-    expect("dev drain", "delivered 1, dead-lettered 0");
+    expect("dev drain --all", "orders/billing: delivered 1, dead-lettered 0");
+    expect("dev drain", "1 event subscription has nothing left to do");
     assert_eq!(sink.at("/hook").len(), 1);
     expect("dev faults set orders/billing reset*9", "reset*9");
     expect("dev faults clear orders/billing", "orders/billing: attempts pass");
     expect("dev clock show", "ahead");
+    expect("dev faults set orders/billing slow:60s", "slow:60s");
+    expect("publish orders {\"n\":2} --type t", "");
+    let begun = std::time::Instant::now();
+    // The attempt may not have begun when the first answer is given.
+    loop {
+        let (success, out, err) = run("dev drain --timeout 10ms");
+        assert!(!success && err.contains("still under way"), "{out}{err}");
+        if err.contains(": orders/billing (1)") && out.contains("under way 1,") {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(15), "{out}{err}");
+    }
     for (arguments, reason) in [
         ("dev faults set orders/billing boom", "`boom` is not a fault"),
         ("dev faults show orders/nobody", "was not found"),

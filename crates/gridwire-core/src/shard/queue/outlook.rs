@@ -45,6 +45,8 @@ pub struct QueueOutlook {
     pub totals: Totals,
     /// Something goes on by itself, now: attempts, scans, dead letters, or what is due.
     pub moving: bool,
+    /// Events whose attempt or dead letter is under way.
+    pub under_way: usize,
     /// Events that wait for no time of their own but for somebody: a receiver, room among the events in trouble, their
     /// turn at the endpoint's pace, or whoever ends its pause.
     pub available: usize,
@@ -73,6 +75,8 @@ impl Queue {
             topic: self.topic,
             totals: self.state.totals,
             moving: self.moves(end, tail, now),
+            under_way: self.in_flight.offsets().take_while(|&offset| offset < end).count()
+                + self.letters.in_flight_before(end),
             available,
             held_by: self.endpoint().map(|endpoint| endpoint.rule).filter(|rule| *rule != Rule::Free),
             behind,
@@ -243,11 +247,12 @@ mod tests {
         assert!(!rig.outlook().moving, "nothing was published");
         rig.publish();
         assert!(rig.outlook().moving, "it is in flight");
+        assert_eq!((rig.outlook().under_way, rig.queue.outlook(0, rig.tail, rig.now).under_way), (1, 0));
         rig.end_attempt(0, answered(500));
         let until = START + Duration::from_secs(10);
         let why = Why::Retry { status: Some(500) };
         let outlook = rig.outlook();
-        assert!(!outlook.moving);
+        assert_eq!((outlook.moving, outlook.under_way), (false, 0));
         assert_eq!(outlook.soonest, [Waiting { offset: Offset(0), attempts: 1, until, why }]);
         assert_eq!((outlook.waiting, outlook.next_due), (1, until));
 
@@ -298,6 +303,7 @@ mod tests {
         rig.publish();
         rig.end_attempt(0, answered(400));
         assert!(rig.outlook().moving, "its dead letter is being written");
+        assert_eq!(rig.outlook().under_way, 1);
         rig.queue.dead_letter_failed(Offset(0), rig.tail, rig.now, &mut rig.out);
         rig.pump();
         let outlook = rig.outlook();

@@ -10,9 +10,10 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::{delete, explained, list, show, tell, text};
-use crate::arm::{Subscription, Topic};
+use crate::arm::{Scope, Subscription, Topic};
 use crate::command::{endpoint, hint};
 use crate::output::Output;
+use crate::short_name::short_name;
 use crate::target::TargetArgs;
 
 use create::{CreateArgs, create_subscription};
@@ -139,7 +140,7 @@ pub(crate) async fn subscription(
                 vec![
                     format!("{topic}/{}", text(entry, "/name")),
                     if mode.is_empty() { "Push".to_owned() } else { mode },
-                    endpoint_of(entry),
+                    endpoint_of(entry, scope),
                     text(entry, "/properties/provisioningState"),
                 ]
             };
@@ -184,10 +185,10 @@ pub(crate) async fn subscription(
     }
 }
 
-fn endpoint_of(subscription: &Value) -> String {
+fn endpoint_of(subscription: &Value, scope: &Scope) -> String {
     let forward = text(subscription, "/properties/destination/properties/resourceId");
     if !forward.is_empty() {
-        return forward;
+        return short_name(&forward, scope);
     }
     let basic = text(subscription, "/properties/destination/properties/endpointBaseUrl");
     if basic.is_empty() {
