@@ -24,6 +24,7 @@ use crate::data_plane;
 use crate::dead_letter::{self, AccountOptions, DeadLetters, Job, Jobs, Record, StartJobError};
 use crate::deliveries::Deliveries;
 use crate::metrics::{Metrics, Named, merged};
+use crate::push::refusal::refusal;
 use crate::push::{Dispatcher, Forwarder, PushOptions};
 use crate::shards::{Missed, Outside, RecoveredShards, Shards};
 use crate::unmatched::UnmatchedFile;
@@ -328,6 +329,11 @@ impl Broker {
 
     pub(crate) fn base_domain(&self) -> Option<&str> {
         self.options.base_domain.as_deref()
+    }
+
+    /// Why the subscription's endpoint may not be called, if that is so.
+    pub(crate) fn refusal(&self, route: &SubscriptionRoute) -> Option<String> {
+        refusal(&route.webhook.as_ref()?.url, &self.options.push)
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -46,6 +46,14 @@ impl Deliveries {
         }
     }
 
+    /// The latest attempt for `subscription` that is remembered.
+    pub(crate) fn last_attempt(&self, subscription: SubscriptionNumber) -> Option<Delivery> {
+        let ring = self.ring.lock().expect("no panic while the ring is held");
+        // What ended by itself was no attempt.
+        let mut newest = ring.1.iter().rev();
+        newest.find(|one| one.subscription == subscription && one.attempt != 0).cloned()
+    }
+
     /// The deliveries of `subscription` after `after`, oldest first, at most `max`; and where to go on.
     pub(crate) fn after(
         &self,
@@ -96,6 +104,16 @@ mod tests {
         let (rest, next) = deliveries.after(SubscriptionNumber(1), next, 2);
         assert_eq!(rest.iter().map(|delivery| delivery.seq).collect::<Vec<_>>(), [4]);
         assert_eq!(deliveries.after(SubscriptionNumber(1), next, 2), (Vec::new(), 4));
+    }
+
+    #[test]
+    fn what_ended_by_itself_was_no_attempt() {
+        let deliveries = Deliveries::default();
+        assert_eq!(deliveries.last_attempt(SubscriptionNumber(1)), None);
+        deliveries.extend([delivery(1), Delivery { outcome: "Forbidden", ..delivery(1) }]);
+        deliveries.extend([delivery(2), Delivery { attempt: 0, outcome: "Expired", ..delivery(1) }]);
+        let last = deliveries.last_attempt(SubscriptionNumber(1));
+        assert_eq!(last.map(|delivery| delivery.outcome), Some("Forbidden"));
     }
 
     #[test]

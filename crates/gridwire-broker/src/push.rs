@@ -5,7 +5,8 @@
 //! * `endpoint`: a webhook's URL, taken apart once. Endpoints with the same scheme, host and port share
 //!   connections.
 //! * `judge`: which addresses may be called. Every outgoing connection passes it with the address that is
-//!   about to be connected to, so neither a name that resolves inwards nor a redirect gets past.
+//!   about to be connected to, so neither a name that resolves inwards nor a redirect gets past. `refusal` has the
+//!   words for whoever asks why an endpoint was not called.
 //! * `client`: one HTTP/1.1 connection to one judged address; `tls` sets up its encryption, `request`
 //!   writes what is sent and `answer` reads what came back.
 //! * `faults`: in development mode, what attempts meet instead of their endpoint.
@@ -25,6 +26,7 @@ mod endpoint;
 mod faults;
 pub(crate) mod handshake;
 pub mod judge;
+pub(crate) mod refusal;
 mod request;
 #[cfg(test)]
 pub(crate) mod testing;

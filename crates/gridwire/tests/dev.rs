@@ -22,6 +22,8 @@ mod pause;
 mod private_tls;
 #[path = "dev/probation.rs"]
 mod probation;
+#[path = "dev/refused.rs"]
+mod refused;
 #[path = "dev/signatures.rs"]
 mod signatures;
 #[path = "dev/tokens.rs"]

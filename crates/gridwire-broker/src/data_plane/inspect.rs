@@ -6,6 +6,7 @@ use gridwire_core::endpoint::{EndpointStatus, Rule};
 use gridwire_core::event::Event;
 use gridwire_core::ids::Offset;
 use gridwire_core::pace::{Pace, Pacing};
+use gridwire_core::retry::Outcome;
 use gridwire_core::routing::SubscriptionRoute;
 use gridwire_http::Response;
 use http::StatusCode;
@@ -15,6 +16,7 @@ use serde_json::Value;
 use super::address::{self, Inspected};
 use super::books;
 use crate::broker::Broker;
+use crate::deliveries::Delivery;
 
 /// Deliveries in one answer.
 const DELIVERIES_MAX: usize = 1_000;
@@ -52,7 +54,24 @@ async fn endpoint(broker: &Broker, route: &SubscriptionRoute) -> Result<Response
         let message = "The event subscription has no endpoint: its events are received.";
         return Err(ApiError::new(ErrorCode::NotFound, message));
     };
-    Ok(gridwire_http::json(StatusCode::OK, shown(&endpoint, route.forward.is_some()).to_string()))
+    let mut shown = shown(&endpoint, route.forward.is_some());
+    let last = broker.outside().deliveries.last_attempt(route.number);
+    if let Some(last) = &last
+        && shown["lastOutcome"].is_null()
+    {
+        shown["lastOutcome"] = last.outcome.into();
+    }
+    shown["lastReason"] = last.and_then(|last| reason(broker, route, &last)).into();
+    Ok(gridwire_http::json(StatusCode::OK, shown.to_string()))
+}
+
+/// Why an attempt ended so, where its outcome does not say it: it was this broker that did not call.
+fn reason(broker: &Broker, route: &SubscriptionRoute, attempt: &Delivery) -> Option<String> {
+    // An endpoint that answered 403 has this outcome too, but was called.
+    if attempt.outcome != Outcome::Forbidden.as_str() || attempt.status.is_some() {
+        return None;
+    }
+    broker.refusal(route)
 }
 
 /// `forwards`: the endpoint is a topic of this broker.
@@ -118,6 +137,7 @@ async fn deliveries(broker: &Broker, route: &SubscriptionRoute, parts: &Parts) -
                 "attempt": delivery.attempt,
                 "batch": delivery.batch,
                 "outcome": delivery.outcome,
+                "reason": reason(broker, route, delivery),
                 "status": delivery.status,
                 "latencyMs": delivery.latency.as_secs_f64() * 1000.0,
             })

@@ -32,6 +32,11 @@ fn describe(status: &Value) -> Vec<String> {
     let mut lines = vec![format!("{}: {}", text("rule"), text("detail"))];
     if !status["until"].is_null() {
         lines.push(format!("  until {}, after {}", text("until"), text("lastOutcome")));
+    } else if !status["lastOutcome"].is_null() {
+        lines.push(format!("  last outcome: {}", text("lastOutcome")));
+    }
+    if !status["lastReason"].is_null() {
+        lines.push(format!("  it was not called: {}", text("lastReason")));
     }
     if let (Some(rate), Some(by)) = (status["requestsPerMinute"].as_u64(), status["paceBy"].as_str())
         && 0 < rate
@@ -64,6 +69,12 @@ mod tests {
         status["lastOutcome"] = "Busy".into();
         let until = "  until 2026-11-22T20:19:38.054Z, after Busy";
         assert_eq!(describe(&status), ["probation: Nothing.", until, free]);
+        let mut refused = status.clone();
+        refused["until"] = Value::Null;
+        refused["lastOutcome"] = "Forbidden".into();
+        refused["lastReason"] = "its scheme is not `https`".into();
+        let reason = "  it was not called: its scheme is not `https`";
+        assert_eq!(describe(&refused), ["probation: Nothing.", "  last outcome: Forbidden", reason, free]);
         status["requestsPerMinute"] = 300.into();
         status["paceBy"] = "operator".into();
         let pace = "  requests a minute: at most 300, by the operator";

@@ -156,6 +156,9 @@ fn describe(delivery: &Value, output: Output) -> String {
             line = format!("{line}  {before}{value}");
         }
     }
+    if !delivery["reason"].is_null() {
+        line = format!("{line}  {}", text("reason"));
+    }
     if let Some(batch) = delivery["batch"].as_u64().filter(|batch| *batch > 1) {
         line = format!("{line}  in a batch of {batch}");
     }
@@ -188,6 +191,11 @@ mod tests {
                                "outcome": "Delivered", "status": 200, "latencyMs": 3 });
         let line = describe(&delivery, Output::new(Format::Table, true));
         assert_eq!(line, "20:19:38.054  Delivered       e1  attempt 2  200  3.0 ms");
+        let mut refused = delivery.clone();
+        (refused["outcome"], refused["status"]) = (json!("Forbidden"), Value::Null);
+        (refused["reason"], refused["latencyMs"]) = (json!("its scheme is not `https`"), json!(0));
+        let line = describe(&refused, Output::new(Format::Table, true));
+        assert_eq!(line, "20:19:38.054  Forbidden       e1  attempt 2  its scheme is not `https`");
         let mut batched = delivery;
         batched["batch"] = json!(7);
         let line = describe(&batched, Output::new(Format::Table, true));
