@@ -210,6 +210,7 @@ mod tests {
         for (name, text) in [
             ("admin", include_str!("../../../openapi/admin.json")),
             ("data-plane", include_str!("../../../openapi/data-plane.json")),
+            ("development", include_str!("../../../openapi/development.json")),
             ("management", include_str!("../../../openapi/management.json")),
         ] {
             let document: serde_json::Value = serde_json::from_str(text).unwrap();

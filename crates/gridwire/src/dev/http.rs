@@ -31,6 +31,37 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest that it waits, so that a forgotten request ends.
 const PATIENCE_MAX: Duration = Duration::from_secs(600);
 
+/// What a path below [`ROOT`] is about.
+#[derive(Clone, Copy, Debug)]
+enum Place<'a> {
+    Clock,
+    Drain,
+    /// The subscription as the path has it, escaped.
+    Faults {
+        subscription: &'a str,
+    },
+}
+
+impl<'a> Place<'a> {
+    fn at(path: &'a str) -> Option<Self> {
+        match path.split_once('/') {
+            None if path == "clock" => Some(Self::Clock),
+            None if path == "drain" => Some(Self::Drain),
+            Some(("faults", subscription)) => Some(Self::Faults { subscription }),
+            _ => None,
+        }
+    }
+
+    /// As `Allow` lists them.
+    fn methods(self) -> &'static str {
+        match self {
+            Self::Clock => "GET, POST",
+            Self::Drain => "POST",
+            Self::Faults { .. } => "GET, PUT, DELETE",
+        }
+    }
+}
+
 impl Dev {
     /// Answers a request for what is below [`ROOT`].
     pub(crate) async fn handle(&self, path: &str, request: Request) -> Response {
@@ -44,10 +75,16 @@ impl Dev {
         let (head, body) = request.into_parts();
         let bytes = body.read(BODY_BYTES_MAX).await?;
         let body = members(&bytes)?;
-        match (path.split_once('/'), &head.method) {
-            (None, &Method::GET) if path == "clock" => Ok(self.clock_shown()),
-            (None, &Method::POST) if path == "clock" => self.advance_clock(&body).await,
-            (None, &Method::POST) if path == "drain" => {
+        let place = Place::at(path).ok_or_else(|| {
+            ApiError::new(
+                ErrorCode::NotFound,
+                "Development mode has `clock`, `drain` and `faults/{subscription}`.",
+            )
+        })?;
+        match (place, &head.method) {
+            (Place::Clock, &Method::GET) => Ok(self.clock_shown()),
+            (Place::Clock, &Method::POST) => self.advance_clock(&body).await,
+            (Place::Drain, &Method::POST) => {
                 let outlook = self.drain(patience(&body)?).await.map_err(|error| refusal(&error))?;
                 let subscriptions: Vec<Value> = outlook.remainders.iter().map(remainder).collect();
                 Ok(serde_json::json!({
@@ -57,16 +94,11 @@ impl Dev {
                     "subscriptions": subscriptions,
                 }))
             }
-            (Some(("faults", subscription)), method) => {
+            (Place::Faults { subscription }, method @ (&Method::GET | &Method::PUT | &Method::DELETE)) => {
                 let subscription = percent_decode_str(subscription).decode_utf8_lossy();
                 self.faults(method, &subscription, &body)
             }
-            (None, _) if path == "clock" => Err(wrong_method("GET, POST")),
-            (None, _) if path == "drain" => Err(wrong_method("POST")),
-            _ => Err(ApiError::new(
-                ErrorCode::NotFound,
-                "Development mode has `clock`, `drain` and `faults/{subscription}`.",
-            )),
+            (place, _) => Err(wrong_method(place.methods())),
         }
     }
 
@@ -98,8 +130,7 @@ impl Dev {
         let script = match *method {
             Method::GET => None,
             Method::PUT => Some(script(body)?),
-            Method::DELETE => Some(FaultScript::default()),
-            _ => return Err(wrong_method("GET, PUT, DELETE")),
+            _ => Some(FaultScript::default()),
         };
         let not_found = |_| ApiError::new(ErrorCode::NotFound, "The event subscription was not found.");
         if let Some(script) = script {
@@ -204,4 +235,35 @@ fn invalid(message: impl Into<String>) -> ApiError {
 fn wrong_method(allow: &'static str) -> ApiError {
     let message = format!("The method is not allowed here; these are: {allow}.");
     ApiError::new(ErrorCode::MethodNotAllowed, message).with_allow(allow)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_of_development_mode_has_every_path_and_method_and_no_other() {
+        let document: Value =
+            serde_json::from_str(include_str!("../../../../openapi/development.json")).unwrap();
+        let mut documented: Vec<(&str, Vec<String>)> = Vec::new();
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            let path = path.strip_prefix(ROOT).unwrap();
+            documented.push((path, operations.as_object().unwrap().keys().cloned().collect()));
+        }
+        let all = [Place::Clock, Place::Drain, Place::Faults { subscription: "{subscription}" }];
+        let expected = all.map(|place| match place {
+            Place::Clock => "clock",
+            Place::Drain => "drain",
+            Place::Faults { .. } => "faults/{subscription}",
+        });
+        assert!(documented.iter().map(|(path, _)| *path).eq(expected));
+        for (path, methods) in documented {
+            let mut allowed: Vec<String> =
+                Place::at(path).unwrap().methods().split(", ").map(str::to_lowercase).collect();
+            let mut methods = methods;
+            allowed.sort_unstable();
+            methods.sort_unstable();
+            assert_eq!(methods, allowed, "{path}");
+        }
+    }
 }
