@@ -14,6 +14,7 @@ mod container;
 mod http;
 mod job;
 mod jobs;
+mod marks;
 mod record;
 mod shelf;
 

@@ -1,5 +1,7 @@
 //! Jobs on dead letters, from their start by a request to their end.
 
+mod purge;
+
 use std::io::ErrorKind;
 use std::pin::pin;
 
@@ -14,13 +16,23 @@ use crate::dead_letter::JobState;
 use crate::dead_letter::tests::{new_disk, record};
 use crate::push::testing::{eventually, local_options};
 
-/// A broker without resources. Its letters are written by threads of their own, as in the program.
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn new_clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::new(Timestamp::from_millis(1_795_465_178_054)))
+}
+
+/// A broker without resources.
 fn start(disk: &MemoryDisk) -> Arc<Broker> {
-    let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_795_465_178_054)));
+    start_at(disk, &new_clock())
+}
+
+/// The same. Letters are written by threads of their own, as in the program, and an hour late.
+fn start_at(disk: &MemoryDisk, clock: &Arc<ManualClock>) -> Arc<Broker> {
     Broker::start(BrokerParts {
         log: Arc::new(ModelLog::new(clock.clone())),
         disk: Arc::new(disk.clone()),
-        clock,
+        clock: clock.clone(),
         rng: Arc::new(SeededRng::new(1)),
         net: Arc::new(SystemNet),
         data_dir: "/data".into(),
@@ -33,7 +45,7 @@ fn start(disk: &MemoryDisk) -> Arc<Broker> {
             auth_failures_max: 0,
             known_time: Timestamp::ZERO,
             dead_letter_accounts: Vec::new(),
-            dead_letter_delay: Duration::ZERO,
+            dead_letter_delay: HOUR,
             threads: true,
         },
     })

@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::jobs::Job;
+use super::marks::Ended;
 use super::record::{JobState, Kind, Record};
 use super::shelf::{LetterState, Shelf};
 use super::{Container, DeadLetters};
@@ -59,6 +60,8 @@ enum Trouble {
     Append(AppendError),
     #[error("failed to read the log: {0}")]
     Read(#[from] ReadError),
+    #[error("its subscription does not say which events have ended")]
+    Ended,
 }
 
 /// What a step came to.
@@ -299,7 +302,7 @@ impl Run {
             Kind::Redrive { rate } => self.redrive(&topic, &route, rate).await?,
             Kind::Purge { redriven } => {
                 let state = if redriven { LetterState::Redriven } else { LetterState::Waiting };
-                self.purge(&topic, state).await?
+                self.purge(&topic, &route, state).await?
             }
         };
         for _ in 0..done {
@@ -474,26 +477,39 @@ impl Run {
     }
 
     /// Removes the next letters. Returns how many keys are done with.
-    async fn purge(&mut self, topic: &TopicRoute, state: LetterState) -> Result<usize, Trouble> {
+    async fn purge(
+        &mut self,
+        topic: &TopicRoute,
+        route: &SubscriptionRoute,
+        state: LetterState,
+    ) -> Result<usize, Trouble> {
         let selection = &self.record.selection;
-        let mut paths = Vec::new();
+        let mut taken = Vec::new();
         let done = if selection.is_everything() {
-            paths.extend(self.keys.iter().take(BATCH_MAX).map(|key| self.shelf.path(*key, state)));
-            paths.len()
+            taken.extend(self.keys.iter().take(BATCH_MAX).copied());
+            taken.len()
         } else {
             let contents = self.contents(state, BATCH_MAX).await?;
             for (key, content) in &contents {
                 let Some(content) = content else { continue };
                 match dead_letter::read(content, topic.kind, topic.input_schema) {
-                    Some(letter) if selection.takes(&letter) => paths.push(self.shelf.path(*key, state)),
+                    Some(letter) if selection.takes(&letter) => taken.push(*key),
                     Some(_) => {}
                     None => self.record.unusable += 1,
                 }
             }
             contents.len()
         };
-        let count = paths.len() as u64;
-        self.shelf.container.remove(paths).await?;
+        let paths =
+            |taken: &[LetterKey], state| taken.iter().map(|key| self.shelf.path(*key, state)).collect();
+        if state == LetterState::Redriven {
+            let ended = Ended::of(&self.broker, route).await.ok_or(Trouble::Ended)?;
+            taken.retain(|key| ended.holds(*key));
+            // What was written again beside its mark was redriven, and would be once more without it.
+            self.shelf.container.remove(paths(&taken, LetterState::Waiting)).await?;
+        }
+        let count = taken.len() as u64;
+        self.shelf.container.remove(paths(&taken, state)).await?;
         self.record.taken += count;
         self.broker.outside().metrics.dead_letters_purged.fetch_add(count, Ordering::Relaxed);
         Ok(done)

@@ -47,6 +47,12 @@ impl LetterGuid {
         u128::from_be_bytes(self.0) >> 64 << 64 == Self::owner(store, subscription)
     }
 
+    /// Its event's.
+    pub fn offset(self) -> Offset {
+        let event = u128::from_be_bytes(self.0) & u128::from(u64::MAX >> 2);
+        Offset(u64::try_from(event).expect("62 bits are left of it"))
+    }
+
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
@@ -226,6 +232,7 @@ mod tests {
         assert_eq!((text.len(), &text[14..15]), (36, "8"), "{text}");
         assert!("89ab".contains(&text[19..20]), "{text}");
         assert_eq!(text.parse(), Ok(one));
+        assert_eq!((one.offset(), guid(here, 42, 1 << 61).offset()), (Offset(7), Offset(1 << 61)));
         assert!(one.is_of(here, SubscriptionNumber(42)));
         assert!(!one.is_of(there, SubscriptionNumber(42)) && !one.is_of(here, SubscriptionNumber(7)));
         for other in [guid(here, 42, 8), guid(here, 43, 7), guid(here, 7, 42), guid(there, 42, 7)] {
