@@ -251,7 +251,7 @@ pub(crate) enum ManagementError {
     Client(#[from] ClientError),
     #[error("failed to write a request")]
     Request(#[from] http::Error),
-    #[error("{0}")]
+    #[error("{refusal}{remark}", refusal = .0, remark = .0.about_token())]
     Refused(Refusal),
     #[error("the server's answer to {method} {path} is not JSON")]
     NotJson { method: Method, path: String, source: serde_json::Error },
@@ -284,6 +284,24 @@ impl Refusal {
                 .unwrap_or_else(|| String::from_utf8_lossy(&answer.body).chars().take(500).collect()),
         }
     }
+
+    fn is_unauthorized(&self) -> bool {
+        self.status == StatusCode::UNAUTHORIZED
+    }
+
+    /// What to say behind it when the call carried an access key.
+    pub(crate) fn about_key(&self) -> &'static str {
+        if self.is_unauthorized() { " (the access key of --key or GRIDWIRE_KEY is wrong)" } else { "" }
+    }
+
+    /// What to say behind it when the call carried the management token.
+    fn about_token(&self) -> &'static str {
+        if self.is_unauthorized() {
+            " (is this server's data directory the one given by --data-dir?)"
+        } else {
+            ""
+        }
+    }
 }
 
 impl fmt::Display for Refusal {
@@ -295,8 +313,8 @@ impl fmt::Display for Refusal {
         if !self.message.is_empty() {
             write!(f, ": {}", crate::output::printable(&self.message))?;
         }
-        if self.status == StatusCode::UNAUTHORIZED {
-            f.write_str(" (is this server's data directory the one given by --data-dir?)")?;
+        if let Some(wait) = self.retry_after {
+            write!(f, " (try again in {} s)", wait.as_secs())?;
         }
         Ok(())
     }
@@ -306,7 +324,7 @@ impl fmt::Display for Refusal {
 #[derive(Debug)]
 pub(crate) struct Management {
     client: Client,
-    token: Token,
+    token: Option<Token>,
     requests: AtomicU64,
 }
 
@@ -318,9 +336,17 @@ impl fmt::Debug for Token {
     }
 }
 
+impl ManagementError {
+    /// Whether the management token is missing or not this server's.
+    pub(crate) fn is_unauthorized(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.is_unauthorized())
+    }
+}
+
 impl Management {
-    pub(crate) fn new(client: Client, token: String) -> Self {
-        Self { client, token: Token(token), requests: AtomicU64::new(0) }
+    /// Without a token, the server refuses every call.
+    pub(crate) fn new(client: Client, token: impl Into<Option<String>>) -> Self {
+        Self { client, token: token.into().map(Token), requests: AtomicU64::new(0) }
     }
 
     /// The connection below, for the data plane of the same server.
@@ -415,9 +441,11 @@ impl Management {
         let mut request = Request::builder()
             .method(method.clone())
             .uri(path)
-            .header(header::AUTHORIZATION, format!("Bearer {}", self.token.0))
             .header(header::ACCEPT, "application/json")
             .header("x-ms-client-request-id", format!("cli-{}-{number}", std::process::id()));
+        if let Some(Token(token)) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
         if body.is_some() {
             request =
                 request.header(header::CONTENT_TYPE, "application/json").header("prefer", "handling=strict");

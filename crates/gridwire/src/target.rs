@@ -108,7 +108,21 @@ impl TargetArgs {
     /// Finds the server. Nothing is connected yet.
     pub(crate) fn find(&self) -> anyhow::Result<Target> {
         let base = self.base()?;
-        let token = self.token()?;
+        self.reached(base, Some(self.token()?))
+    }
+
+    /// The same for what an access key allows. Whoever has one needs no management token; without that, nothing
+    /// of the management API can be asked.
+    pub(crate) fn find_with(&self, key: Option<&String>) -> anyhow::Result<Target> {
+        let base = self.base()?;
+        let token = match key {
+            None => Some(self.token()?),
+            Some(_) => self.token().ok(),
+        };
+        self.reached(base, token)
+    }
+
+    fn reached(&self, base: Base, token: Option<String>) -> anyhow::Result<Target> {
         let reach = real_reach();
         let client = Client::new(base, &self.trust(), reach.clone())?;
         Ok(Target {

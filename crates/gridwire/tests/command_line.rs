@@ -103,6 +103,56 @@ fn a_name_that_is_not_there_is_explained_by_the_line_that_makes_it() {
 }
 
 #[test]
+fn whoever_has_an_access_key_needs_no_management_token() {
+    let server = Server::start();
+    let sink = Sink::start();
+    let dir = server.data_dir();
+    let elsewhere = server.scratch().join("no-data-here");
+    gridwire(&dir, "namespace create shop").fine();
+    gridwire(&dir, "topic create shop/jobs").fine();
+    gridwire(&dir, "subscription create shop/jobs/workers").fine();
+    gridwire(&dir, "topic create orders").fine();
+    gridwire(&dir, "topic create ledger --schema event-grid").fine();
+    let hook = sink.url("/hook");
+    gridwire(&dir, &format!("subscription create ledger/hook --webhook {hook}")).fine();
+    let key = |line: &str| {
+        let keys = gridwire(&dir, line).fine().json();
+        keys["key1"].as_str().expect("a key").to_owned()
+    };
+    let (shop, orders, ledger) = (
+        key("namespace keys shop --output json"),
+        key("topic keys orders --output json"),
+        key("topic keys ledger --output json"),
+    );
+    let with_key = |line: &str, key: &str| {
+        gridwire(&elsewhere, &format!("{line} --server http://{} --key {key}", server.http))
+    };
+    with_key("publish shop/jobs {} --count 4", &shop).fine().says("published 4 events");
+    let received = with_key("receive shop/jobs/workers --max 4 --output json", &shop).fine().json();
+    let token = |index: usize| {
+        received["value"][index]["brokerProperties"]["lockToken"].as_str().expect("a token").to_owned()
+    };
+    for (index, verb) in ["acknowledge", "release", "reject", "renew"].into_iter().enumerate() {
+        with_key(&format!("{verb} shop/jobs/workers {}", token(index)), &shop).fine();
+    }
+    with_key("publish orders {}", &orders).fine();
+    with_key("publish ledger {}", &ledger).refused().says("--schema");
+    with_key("publish ledger {} --schema event-grid", &ledger).fine();
+    // Without the key there is no way around the token.
+    gridwire(&elsewhere, &format!("publish orders {{}} --server http://{}", server.http))
+        .refused()
+        .says("management token");
+    for said in [
+        with_key("publish orders {}", "bad"),
+        gridwire(&dir, "publish orders {} --key bad"),
+        gridwire(&dir, "receive shop/jobs/workers --key bad"),
+    ] {
+        let said = said.refused().says("access key").says("is wrong");
+        assert!(!said.err.contains("--data-dir"), "{}", said.err);
+    }
+}
+
+#[test]
 fn applying_a_file_refuses_what_nobody_understands_and_sees_changed_secrets() {
     let server = Server::start();
     let sink = Sink::start();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use gridwire_core::time::Timestamp;
 use gridwire_outside::Rng;
 use gridwire_outside::system::SystemRng;
@@ -13,7 +13,7 @@ use http::{Method, Request, header};
 use serde_json::{Map, Value, json};
 
 use super::hint;
-use crate::arm::{Refusal, Scope, Topic};
+use crate::arm::{ManagementError, Refusal, Scope, Topic};
 use crate::client::{ANSWER_TIMEOUT, Client};
 use crate::command::resources::topic_resource;
 use crate::output::Output;
@@ -59,19 +59,27 @@ pub(crate) struct PublishArgs {
     /// The event's id; with --count, the number is appended [default: a random one]
     #[arg(long)]
     id: Option<String>,
+    /// What the topic's events look like [default: asked from the server; without a management token, what
+    /// --event gives, or `CloudEvents`]
+    #[arg(long, value_enum)]
+    schema: Option<Schema>,
     /// How many events to publish
     #[arg(long, default_value_t = 1)]
     count: usize,
-    /// Access key of the topic, domain or namespace [default: asked from the server]
+    /// Access key of the topic, domain or namespace; with it, no management token is needed
+    /// [default: asked from the server]
     #[arg(long, value_name = "KEY", env = "GRIDWIRE_KEY", hide_env_values = true)]
     key: Option<String>,
 }
 
 /// The schema of a topic's requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Schema {
+    /// `CloudEvents` 1.0
     CloudEvents,
+    /// The Event Grid event schema
     EventGrid,
+    /// The topic's own: the data is a whole event
     Custom,
 }
 
@@ -88,7 +96,7 @@ pub(crate) async fn run(args: &PublishArgs, target: &TargetArgs, output: Output)
     ensure!((1..=COUNT_MAX).contains(&args.count), "--count takes 1 to {COUNT_MAX}");
     let topic = Topic::parse(&args.topic)?;
     let text = read_data(args)?;
-    let target = target.find()?;
+    let target = target.find_with(args.key.as_ref())?;
     match publish(args, &topic, &text, &target, output).await {
         Ok(()) => Ok(()),
         Err(error) => Err(hint::explain(error, hint::missing_topic(&topic, &target).await)),
@@ -102,7 +110,7 @@ async fn publish(
     target: &Target,
     output: Output,
 ) -> anyhow::Result<()> {
-    let schema = schema(topic, target).await?;
+    let (schema, how) = schema(args, topic, text, target).await?;
     let key = match &args.key {
         Some(key) => key.clone(),
         None => first_key(topic, target).await?,
@@ -114,7 +122,14 @@ async fn publish(
     }
     let client = target.management.client();
     for batch in batches(&events) {
-        send(client, topic, &target.scope, schema, &key, batch).await?;
+        let sent = send(client, topic, &target.scope, schema, &key, batch).await;
+        if how == Found::Guessed {
+            sent.context(
+                "without a management token the topic's schema is not known: --schema says it if this was wrong",
+            )?;
+        } else {
+            sent?;
+        }
     }
     let ids: Vec<&str> = events.iter().filter_map(|event| event["id"].as_str()).collect();
     if output.is_json() {
@@ -146,17 +161,59 @@ fn read_data(args: &PublishArgs) -> anyhow::Result<String> {
     }
 }
 
+/// How a topic's schema came to be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Certainly,
+    Guessed,
+}
+
 /// What the topic takes. Asks the server for custom topics and domains; namespace topics take `CloudEvents`.
-async fn schema(topic: &Topic, target: &Target) -> anyhow::Result<Schema> {
+/// Whoever has only an access key may not ask, and the events tell.
+async fn schema(
+    args: &PublishArgs,
+    topic: &Topic,
+    text: &str,
+    target: &Target,
+) -> anyhow::Result<(Schema, Found)> {
     if topic.is_namespace() {
-        return Ok(Schema::CloudEvents);
+        ensure!(
+            args.schema.is_none_or(|schema| schema == Schema::CloudEvents),
+            "topics of a namespace take CloudEvents only"
+        );
+        return Ok((Schema::CloudEvents, Found::Certainly));
     }
-    let resource = topic_resource(topic, target).await?;
-    Ok(match resource["properties"]["inputSchema"].as_str() {
+    if let Some(schema) = args.schema {
+        return Ok((schema, Found::Certainly));
+    }
+    let resource = match topic_resource(topic, target).await {
+        Err(error) if args.key.is_some() && is_unauthorized(&error) => {
+            return Ok((guess(args.event, text), Found::Guessed));
+        }
+        resource => resource?,
+    };
+    let schema = match resource["properties"]["inputSchema"].as_str() {
         Some("CloudEventSchemaV1_0") => Schema::CloudEvents,
         Some("CustomEventSchema") => Schema::Custom,
         _ => Schema::EventGrid,
-    })
+    };
+    Ok((schema, Found::Certainly))
+}
+
+fn is_unauthorized(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(ManagementError::is_unauthorized)
+}
+
+/// What data is, by the first of its events when it holds whole ones.
+fn guess(whole: bool, text: &str) -> Schema {
+    let events: Value = serde_json::from_str(text).unwrap_or_default();
+    let first = events.get(0).unwrap_or(&events);
+    match first {
+        _ if !whole => Schema::CloudEvents,
+        first if first.get("specversion").is_some() => Schema::CloudEvents,
+        first if first.get("eventType").is_some() => Schema::EventGrid,
+        _ => Schema::Custom,
+    }
 }
 
 /// The first access key, as management tells it.
@@ -291,7 +348,10 @@ pub(crate) async fn send(
         request.header("aeg-sas-key", key)
     };
     let answer = client.send(request.body(Bytes::from(events))?, ANSWER_TIMEOUT).await?;
-    ensure!(answer.status.is_success(), "failed to publish to `{topic}`: {}", Refusal::of(&answer));
+    if !answer.status.is_success() {
+        let refusal = Refusal::of(&answer);
+        bail!("failed to publish to `{topic}`: {refusal}{}", refusal.about_key());
+    }
     Ok(())
 }
 
@@ -349,6 +409,14 @@ mod tests {
         check(Schema::CloudEvents, "source");
         check(Schema::EventGrid, "topic");
         assert!(address(&mut [json!({})], "north", Schema::Custom).is_err());
+    }
+
+    #[test]
+    fn whole_events_tell_their_schema() {
+        assert_eq!(guess(false, r#"{"eventType":"t"}"#), Schema::CloudEvents, "this is data");
+        assert_eq!(guess(true, r#"{"specversion":"1.0"}"#), Schema::CloudEvents);
+        assert_eq!(guess(true, r#"[{"eventType":"t"}]"#), Schema::EventGrid);
+        assert_eq!(guess(true, r#"[{"kind":"t"}]"#), Schema::Custom);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(crate) struct ReceiveArgs {
     /// Acknowledge what was received, after showing it
     #[arg(long)]
     ack: bool,
-    /// Access key of the namespace [default: asked from the server]
+    /// Access key of the namespace; with it, no management token is needed [default: asked from the server]
     #[arg(long, value_name = "KEY", env = "GRIDWIRE_KEY", hide_env_values = true)]
     key: Option<String>,
 }
@@ -47,7 +47,7 @@ pub(crate) struct SettleArgs {
     /// The lock tokens that `receive` showed
     #[arg(required = true, value_name = "LOCK_TOKEN")]
     tokens: Vec<String>,
-    /// Access key of the namespace [default: asked from the server]
+    /// Access key of the namespace; with it, no management token is needed [default: asked from the server]
     #[arg(long, value_name = "KEY", env = "GRIDWIRE_KEY", hide_env_values = true)]
     key: Option<String>,
 }
@@ -118,11 +118,10 @@ impl Puller<'_> {
             .header(header::CONTENT_TYPE, "application/json")
             .body(body)?;
         let answer = self.client.send(request, patience).await?;
-        ensure!(
-            answer.status.is_success(),
-            "failed to {operation} events of `{subscription}`: {}",
-            Refusal::of(&answer)
-        );
+        if !answer.status.is_success() {
+            let refusal = Refusal::of(&answer);
+            bail!("failed to {operation} events of `{subscription}`: {refusal}{}", refusal.about_key());
+        }
         serde_json::from_slice(&answer.body).context("the server's answer is not JSON")
     }
 }
@@ -131,7 +130,7 @@ pub(crate) async fn receive(args: &ReceiveArgs, target: &TargetArgs, output: Out
     ensure!((1..=100).contains(&args.max), "--max takes 1 to 100");
     ensure!((10..=120).contains(&args.wait), "--wait takes 10 to 120 seconds");
     let subscription = pull_subscription(&args.subscription)?;
-    let target = target.find()?;
+    let target = target.find_with(args.key.as_ref())?;
     match receive_from(args, &subscription, &target, output).await {
         Ok(()) => Ok(()),
         Err(error) => Err(hint::explain(error, hint::missing_subscription(&subscription, &target).await)),
@@ -186,7 +185,7 @@ pub(crate) async fn settle(
         }
     };
     let subscription = pull_subscription(&args.subscription)?;
-    let target = target.find()?;
+    let target = target.find_with(args.key.as_ref())?;
     let key = key(args.key.as_ref(), &subscription, &target).await?;
     let client = target.management.client();
     let puller = Puller { client, subscription: &subscription, scope: &target.scope, key: &key };
