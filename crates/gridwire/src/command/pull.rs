@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use clap::Args;
 use http::{Method, Request, header};
@@ -281,11 +283,21 @@ pub(crate) fn describe(detail: &Value, output: Output) -> String {
     if deliveries > 1 {
         text.push_str(&output.yellow(format_args!("  delivery {deliveries}")));
     }
-    let data = if event["data"].is_null() { &event["data_base64"] } else { &event["data"] };
-    if !data.is_null() {
-        text = format!("{text}\n  {}", printable(&data.to_string()));
+    if !event["data"].is_null() {
+        text = format!("{text}\n  {}", printable(&event["data"].to_string()));
+    } else if let Some(data) = event["data_base64"].as_str() {
+        text = format!("{text}\n  {}", bytes_shown(data));
     }
     text
+}
+
+/// Data that came as bytes: as text when they are that, and with a mark, for it is no JSON.
+fn bytes_shown(base64: &str) -> String {
+    let bytes = STANDARD.decode(base64).unwrap_or_default();
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => format!("(data_base64) {}", printable(text)),
+        Err(_) => format!("(data_base64, {} bytes) {}", bytes.len(), printable(base64)),
+    }
 }
 
 #[cfg(test)]
@@ -302,6 +314,16 @@ mod tests {
         let text = describe(&detail, Output::new(Format::Table, true));
         assert_eq!(text, "a.b  id=1  source=/s  delivery 2\n  {\"text\":\"\\u001b[2J\"}");
         assert_eq!(lock_tokens(&json!({ "value": [detail] })), ["T"]);
+    }
+
+    #[test]
+    fn bytes_are_shown_as_such() {
+        let shown = |base64: &str| {
+            let detail = json!({ "event": { "type": "t", "data_base64": base64 } });
+            describe(&detail, Output::new(Format::Table, true))
+        };
+        assert_eq!(shown("aGVsbG8="), "t\n  (data_base64) hello");
+        assert_eq!(shown("//4="), "t\n  (data_base64, 2 bytes) //4=");
     }
 
     #[test]
