@@ -165,7 +165,10 @@ impl Layers {
     fn unknown(&mut self, name: &str, place: &str, known: impl Iterator<Item = String>) {
         let near = known.map(|known| (distance(name, &known), known)).min();
         let allowed = match near {
-            Some((steps, known)) if steps <= 3 => format!("unknown; did you mean `{known}`?"),
+            // Three letters of a short name are another name.
+            Some((steps, known)) if steps <= 3 && 2 * steps <= name.len() + 1 => {
+                format!("unknown; did you mean `{known}`?")
+            }
             _ => "unknown; `gridwire config schema` lists every key".to_owned(),
         };
         self.problems.push(Problem { key: name.to_owned(), place: place.to_owned(), found: None, allowed });

@@ -65,6 +65,12 @@ fn all_problems_are_reported_together() {
 }
 
 #[test]
+fn only_a_name_that_is_near_is_suggested() {
+    check("foo = 1", &[], &[("foo", "g.toml:1", "config schema")]);
+    check("dve = true", &[], &[("dve", "g.toml:1", "did you mean `dev`")]);
+}
+
+#[test]
 fn a_file_that_is_no_toml_says_where() {
     check("dev = true\nlisten = [", &[], &[("the file", "g.toml:2", "must be TOML")]);
 }
