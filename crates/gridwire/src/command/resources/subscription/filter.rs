@@ -3,12 +3,38 @@
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
+/// Every operator, as [`super::SubscriptionCommand`]'s help lists them.
+const OPERATORS: [&str; 19] = [
+    "StringIn",
+    "StringNotIn",
+    "StringContains",
+    "StringNotContains",
+    "StringBeginsWith",
+    "StringNotBeginsWith",
+    "StringEndsWith",
+    "StringNotEndsWith",
+    "NumberIn",
+    "NumberNotIn",
+    "NumberLessThan",
+    "NumberGreaterThan",
+    "NumberLessThanOrEquals",
+    "NumberGreaterThanOrEquals",
+    "NumberInRange",
+    "NumberNotInRange",
+    "BoolEquals",
+    "IsNullOrUndefined",
+    "IsNotNull",
+];
+
 /// `data.amount NumberGreaterThan 100` as the `filters` contract writes it.
 pub(super) fn filter(text: &str) -> anyhow::Result<Value> {
     let mut parts = text.trim().splitn(3, char::is_whitespace);
     let (Some(key), Some(operator)) = (parts.next(), parts.next()) else {
         bail!("the filter `{text}` is not KEY OPERATOR VALUE, such as 'data.amount NumberGreaterThan 100'");
     };
+    if !OPERATORS.contains(&operator) {
+        bail!("the filter `{text}` has an unknown operator; these are: {}", OPERATORS.join(", "));
+    }
     let values = parts.next().map(str::trim).unwrap_or_default();
     let mut filter = json!({ "operatorType": operator, "key": key });
     if operator.starts_with("Is") {
@@ -77,5 +103,7 @@ mod tests {
         check("data.n NumberIn one", None);
         check("data.n", None);
         check("data.n StringIn", None);
+        let said = filter("data.n Equals 1").unwrap_err().to_string();
+        assert!(OPERATORS.iter().all(|operator| said.contains(operator)), "{said}");
     }
 }
