@@ -124,7 +124,10 @@ pub(crate) enum ClientError {
     Resolve { host: String, source: std::io::Error },
     #[error("failed to connect to {base}")]
     Connect { base: Base, source: std::io::Error },
-    #[error("failed to speak TLS with {base}")]
+    /// Nobody listens where the server of a data directory was last: it was killed.
+    #[error("{advice}")]
+    Away { advice: String, source: std::io::Error },
+    #[error("failed to speak TLS with {base}{}", tls_advice(source))]
     Tls { base: Base, source: std::io::Error },
     #[error("{base} gave no answer within {} s", waited.as_secs())]
     Timeout { base: Base, waited: Duration },
@@ -134,6 +137,18 @@ pub(crate) enum ClientError {
     Request(#[from] http::Error),
     #[error("the answer of {base} is larger than {ANSWER_BYTES_MAX} bytes")]
     TooLarge { base: Base },
+}
+
+/// What to say of a server that nobody here vouches for.
+fn tls_advice(source: &std::io::Error) -> &'static str {
+    let error = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match error {
+        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {
+            ": nothing here vouches for its certificate; name its authority with --ca FILE \
+             (a Gridwire server's own is tls/ca.pem of its data directory)"
+        }
+        _ => "",
+    }
 }
 
 /// An answer, whole.
@@ -157,6 +172,8 @@ pub(crate) struct Client {
     reach: Reach,
     tls: Option<Arc<ClientConfig>>,
     connection: Mutex<Option<Connection>>,
+    /// What to say when nobody listens at `base`.
+    advice: Option<String>,
 }
 
 impl fmt::Debug for Client {
@@ -169,7 +186,23 @@ impl Client {
     /// Connects at the first request.
     pub(crate) fn new(base: Base, trust: &Trust, reach: Reach) -> Result<Self, ClientError> {
         let tls = if base.tls { Some(tls_config(trust)?) } else { None };
-        Ok(Self { base, reach, tls, connection: Mutex::new(None) })
+        Ok(Self { base, reach, tls, connection: Mutex::new(None), advice: None })
+    }
+
+    /// The same, with what to say when nobody listens there.
+    pub(crate) fn advised(self, advice: Option<String>) -> Self {
+        Self { advice, ..self }
+    }
+
+    fn explained(&self, error: ClientError) -> ClientError {
+        match (error, &self.advice) {
+            (ClientError::Connect { source, .. }, Some(advice))
+                if source.kind() == std::io::ErrorKind::ConnectionRefused =>
+            {
+                ClientError::Away { advice: advice.clone(), source }
+            }
+            (error, _) => error,
+        }
     }
 
     /// Sends `request`, whose URI is a path with query, and waits up to `patience` for the whole answer.
@@ -207,7 +240,8 @@ impl Client {
                 Err(TrySendError { error, .. }) => return Err(error),
             }
         }
-        let mut connection = Connection::open(&self.base, self.tls.clone(), &self.reach).await?;
+        let opened = Connection::open(&self.base, self.tls.clone(), &self.reach).await;
+        let mut connection = opened.map_err(|error| self.explained(error))?;
         let answer = connection.try_send(request).await.map_err(|failed| failed.error)?;
         *kept = Some(connection);
         Ok(answer)

@@ -124,7 +124,9 @@ impl TargetArgs {
 
     fn reached(&self, base: Base, token: Option<String>) -> anyhow::Result<Target> {
         let reach = real_reach();
-        let client = Client::new(base, &self.trust(), reach.clone())?;
+        // A server that was killed leaves its addresses behind.
+        let advice = self.server.is_none().then(|| self.nobody());
+        let client = Client::new(base, &self.trust(), reach.clone())?.advised(advice);
         Ok(Target {
             scope: self.scope()?,
             reach,
@@ -168,13 +170,15 @@ impl TargetArgs {
     }
 
     pub(crate) fn addresses(&self) -> anyhow::Result<Addresses> {
-        self.data_dir().read_addresses()?.with_context(|| {
-            format!(
-                "no server runs on the data directory `{}`\n\
-                 start one with `gridwire serve --data-dir {0}`, or name a running one with --data-dir or --server",
-                self.data_dir().root().display()
-            )
-        })
+        self.data_dir().read_addresses()?.with_context(|| self.nobody())
+    }
+
+    fn nobody(&self) -> String {
+        format!(
+            "no server runs on the data directory `{}`\n\
+             start one with `gridwire serve --data-dir {0}`, or name a running one with --data-dir or --server",
+            self.data_dir().root().display()
+        )
     }
 
     fn base(&self) -> anyhow::Result<Base> {

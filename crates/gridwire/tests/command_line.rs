@@ -95,7 +95,7 @@ fn a_name_that_is_not_there_is_explained_by_the_line_that_makes_it() {
         ("receive shop/jobs/nope", "gridwire subscription create shop/jobs/nope"),
         ("receive nope/jobs/nope", "gridwire namespace create nope"),
         ("subscription create shop/nope/workers", "gridwire topic create shop/nope"),
-        ("subscription show orders/nope", "gridwire subscription create orders/nope"),
+        ("subscription show orders/nope", "gridwire subscription create orders/nope --webhook URL"),
         ("tail shop/jobs", "`shop` is a namespace: name topic and event subscription"),
     ] {
         gridwire(&dir, line).refused().says(said);
@@ -150,6 +150,56 @@ fn whoever_has_an_access_key_needs_no_management_token() {
         let said = said.refused().says("access key").says("is wrong");
         assert!(!said.err.contains("--data-dir"), "{}", said.err);
     }
+}
+
+#[test]
+fn the_next_line_can_be_pasted() {
+    let server = Server::start();
+    let sink = Sink::start();
+    let dir = server.data_dir();
+    gridwire(&dir, "namespace create shop").fine();
+    gridwire(&dir, "topic create shop/jobs").fine();
+    gridwire(&dir, "topic create orders").fine();
+    gridwire(&dir, "topic create ledger --schema event-grid").fine();
+    gridwire(&dir, "domain create malls").fine();
+    gridwire(&dir, "domain create plazas --schema event-grid").fine();
+    let hook = format!("--webhook {}", sink.url("/hook"));
+    for (subscription, to) in [
+        ("orders/hook", hook.as_str()),
+        ("orders/onward", "--forward shop/jobs"),
+        ("ledger/hook", &hook),
+        ("domain:malls/hook", &hook),
+        ("domain:malls/north/hook", &hook),
+        ("domain:plazas/hook", &hook),
+        ("domain:plazas/north/hook", &hook),
+        ("shop/jobs/hook", &hook),
+    ] {
+        let said = gridwire(&dir, &format!("subscription create {subscription} {to}")).fine();
+        let next = said.err.split("next: gridwire ").nth(1).expect("a next line").trim();
+        let next = next.split(" --data-dir").next().unwrap_or_default();
+        let (command, data) = next.split_once(" '").expect("data in quotes");
+        let mut line: Vec<&str> = command.split(' ').collect();
+        line.push(data.trim_end_matches('\''));
+        gridwire_with(&dir, &line).fine().says("published 1 event");
+    }
+}
+
+#[test]
+fn a_server_that_was_killed_is_said_not_to_run() {
+    let mut server = Server::start();
+    server.kill9();
+    gridwire(&server.data_dir(), "topic list")
+        .refused()
+        .says("no server runs on the data directory")
+        .says("gridwire serve");
+}
+
+#[test]
+fn a_server_that_nobody_vouches_for_leads_to_its_authority() {
+    let server = Server::start();
+    let elsewhere = server.scratch().join("no-data-here");
+    let line = format!("publish orders {{}} --key k --server https://localhost:{}", server.https.port());
+    gridwire(&elsewhere, &line).refused().says("--ca FILE");
 }
 
 #[test]

@@ -210,7 +210,7 @@ fn letters_path(subscription: &str, target: &Target) -> anyhow::Result<String> {
 
 async fn list(args: &ListArgs, target: &Target, output: Output) -> anyhow::Result<()> {
     let base = letters_path(&args.selection.subscription, target)?;
-    let (mut letters, mut after) = (Vec::new(), String::new());
+    let (mut letters, mut after, mut more) = (Vec::new(), String::new(), false);
     while letters.len() < args.max {
         let max = (args.max - letters.len()).min(1000);
         let redriven = args.redriven;
@@ -222,6 +222,7 @@ async fn list(args: &ListArgs, target: &Target, output: Output) -> anyhow::Resul
         if let Value::Array(mut found) = page["deadLetters"].take() {
             letters.append(&mut found);
         }
+        more = page["next"].is_string();
         let Some(next) = page["next"].as_str() else { break };
         after = format!("&after={next}");
     }
@@ -231,6 +232,9 @@ async fn list(args: &ListArgs, target: &Target, output: Output) -> anyhow::Resul
     let columns = ["id", "eventId", "type", "reason", "status", "attempts", "published"];
     let row = |letter: &Value| columns.iter().map(|column| cell(&letter[*column])).collect();
     output.table(&columns, &letters.iter().map(row).collect::<Vec<Vec<String>>>())?;
+    if more {
+        output.remark(format_args!("there are more than these {}; --max shows more", letters.len()));
+    }
     Ok(())
 }
 
@@ -263,7 +267,12 @@ async fn start(
         let columns = ["id", "eventId", "type", "reason"];
         let row = |letter: &Value| columns.iter().map(|column| cell(&letter[*column])).collect();
         let sample = answer["sample"].as_array().cloned().unwrap_or_default();
-        return Ok(output.table(&columns, &sample.iter().map(row).collect::<Vec<Vec<String>>>())?);
+        output.table(&columns, &sample.iter().map(row).collect::<Vec<Vec<String>>>())?;
+        let rest = answer["count"].as_u64().unwrap_or(0).saturating_sub(sample.len() as u64);
+        if 0 < rest {
+            output.remark(format_args!("and {rest}{more} others"));
+        }
+        return Ok(());
     }
     if how.no_wait {
         if output.is_json() {

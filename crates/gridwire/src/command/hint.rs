@@ -73,14 +73,16 @@ pub(crate) async fn missing_subscription(subscription: &Subscription, target: &T
             "`{first}` is a namespace: name topic and event subscription, such as `{first}/{name}/workers`"
         ));
     }
-    match missing_topic(topic, target).await {
-        Some(missing) => Some(missing),
-        None => Some(format!(
-            "there is no event subscription `{subscription}`; create it with `gridwire subscription create \
-             {subscription}{}`",
-            target.flags
-        )),
+    if let Some(missing) = missing_topic(topic, target).await {
+        return Some(missing);
     }
+    // Only a namespace's topic can be received from; others have to be told where to push.
+    let to = if topic.is_namespace() { "" } else { " --webhook URL" };
+    Some(format!(
+        "there is no event subscription `{subscription}`; create it with `gridwire subscription create \
+         {subscription}{to}{}`",
+        target.flags
+    ))
 }
 
 async fn exists(id: &str, target: &Target) -> Option<bool> {

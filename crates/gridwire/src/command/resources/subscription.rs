@@ -121,11 +121,11 @@ pub(crate) async fn subscription(
             };
             let (done, resource) = explained(made, missing).await?;
             let next = if args.webhook.is_some() || args.forward.is_some() {
-                format!("gridwire publish {} '{{\"hello\": \"world\"}}'", subscription.topic)
+                format!("gridwire publish {} '{{\"hello\": \"world\"}}'", takes_data(&subscription.topic))
             } else {
                 format!("gridwire receive {subscription} --ack")
             };
-            let waits = awaits(&resource, &args.subscription).filter(|_| !output.is_json());
+            let waits = awaits(&resource, &args.subscription, &target.flags).filter(|_| !output.is_json());
             tell(done, &resource, &format!("subscription {subscription}"), &[], &next, &target, output)?;
             if let Some(notice) = waits {
                 output.line(format_args!("{notice}"))?;
@@ -165,7 +165,7 @@ pub(crate) async fn subscription(
                 output.json(&resource)?;
             } else {
                 let consented = format!("the endpoint of {subscription} consented");
-                output.line(awaits(&resource, subscription).unwrap_or(consented))?;
+                output.line(awaits(&resource, subscription, &target.flags).unwrap_or(consented))?;
             }
             Ok(())
         }
@@ -185,6 +185,14 @@ pub(crate) async fn subscription(
     }
 }
 
+/// A topic that data alone can be published to: events of a whole domain have to name one of its topics.
+fn takes_data(topic: &Topic) -> String {
+    match topic {
+        Topic::Domain { .. } => format!("{topic}/TOPIC"),
+        Topic::Custom { .. } | Topic::InDomain { .. } | Topic::Namespace { .. } => topic.to_string(),
+    }
+}
+
 fn endpoint_of(subscription: &Value, scope: &Scope) -> String {
     let forward = text(subscription, "/properties/destination/properties/resourceId");
     if !forward.is_empty() {
@@ -201,12 +209,12 @@ fn endpoint_of(subscription: &Value, scope: &Scope) -> String {
 }
 
 /// What is to be said of a subscription whose endpoint has not consented yet.
-fn awaits(resource: &Value, name: &str) -> Option<String> {
+fn awaits(resource: &Value, name: &str, flags: &str) -> Option<String> {
     (text(resource, "/properties/provisioningState") == "AwaitingManualAction").then(|| {
         format!(
             "the endpoint answered neither yes nor no, and nothing is delivered to it yet: whoever runs it has to \
              open the validation URL that it was sent, within ten minutes\n\
-             a new one: gridwire subscription revalidate {name}"
+             a new one: gridwire subscription revalidate {name}{flags}"
         )
     })
 }
