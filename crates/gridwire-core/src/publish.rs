@@ -15,6 +15,7 @@ mod event_grid;
 mod json;
 mod mapping;
 mod media_type;
+mod mismatch;
 
 use std::fmt;
 
@@ -71,6 +72,14 @@ pub fn parse<'a>(
         TopicKind::Namespace => InputSchema::CloudEvent,
         TopicKind::Custom | TopicKind::Domain => request.schema,
     };
+    take_apart(request, schema, new_id).map_err(|refusal| mismatch::named(refusal, schema, request.body))
+}
+
+fn take_apart<'a>(
+    request: &PublishRequest<'a>,
+    schema: InputSchema,
+    new_id: &mut dyn FnMut() -> String,
+) -> Result<Vec<Event<'a>>, ApiError> {
     let media_type = request.content_type.map(MediaType::parse);
     if schema == InputSchema::CloudEvent {
         return parse_cloud_events(request, media_type.as_ref());

@@ -86,6 +86,34 @@ fn check_grid(members: &str, expected: Expected<'_>) {
 }
 
 #[test]
+fn an_event_of_the_other_schema_is_called_so() {
+    let says = |schema, content_type, body: &str| {
+        let error = parsed(&request(schema, content_type, body.as_bytes())).expect_err(body);
+        assert_eq!(error.code, InvalidEvent, "{error}");
+        error.message.contains("This topic takes").then_some(error.message)
+    };
+    let (cloud, event_grid) = (InputSchema::CloudEvent, InputSchema::EventGrid);
+    let one = format!("{{{BASE}}}");
+    for body in [one.clone(), format!(" [{one}]")] {
+        let said = says(event_grid, STRUCTURED, &body).expect(&body);
+        assert!(said.contains("looks like CloudEvents"), "{said}");
+    }
+    let said = says(cloud, BATCH, &grid(r#""dataVersion":"1""#)).expect("a remark");
+    assert!(said.contains("looks like events of the Event Grid schema"), "{said}");
+    // What is merely wrong is not called something else.
+    for (schema, body) in [
+        (event_grid, grid(r#""id":7"#)),
+        (event_grid, grid(r#""id":7,"specversion":"1.0""#)),
+        (event_grid, "7".to_owned()),
+        (event_grid, "[7]".to_owned()),
+        (cloud, "[{}]".to_owned()),
+        (cloud, format!("[{{{BASE},\"eventType\":\"t\",\"eventTime\":\"x\"}}]")),
+    ] {
+        assert_eq!(says(schema, BATCH, &body), None, "{body}");
+    }
+}
+
+#[test]
 fn the_content_type_decides_the_mode() {
     let one = format!("{{{BASE}}}");
     let many = format!("[{{{BASE}}},{{{BASE}}}]");
