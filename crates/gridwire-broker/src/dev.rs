@@ -8,7 +8,7 @@ use std::time::Duration;
 use gridwire_core::event::Event;
 use gridwire_core::fault_script::FaultScript;
 use gridwire_core::ids::{Offset, TopicNumber};
-use gridwire_core::routing::SubscriptionRoute;
+use gridwire_core::routing::{DeliveryMode, SubscriptionRoute};
 use gridwire_core::shard::QueueOutlook;
 use gridwire_core::time::Timestamp;
 
@@ -19,6 +19,16 @@ use crate::shards;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the event subscription was not found")]
 pub struct NoSubscription;
+
+/// Why a subscription got no fault script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SetFaultsError {
+    #[error(transparent)]
+    NotFound(#[from] NoSubscription),
+    /// It is received from: no attempt of ours would ever meet the script.
+    #[error("the event subscription is received from, and faults are met by deliveries only")]
+    Pull,
+}
 
 /// What became of everything that was published before the question.
 #[derive(Clone, Debug)]
@@ -47,8 +57,11 @@ impl Outlook {
 impl Broker {
     /// What the subscription's next attempts shall meet; it is named by its resource id or number. Does nothing
     /// without [`crate::PushOptions::faults`].
-    pub fn set_faults(&self, subscription: &str, script: FaultScript) -> Result<(), NoSubscription> {
+    pub fn set_faults(&self, subscription: &str, script: FaultScript) -> Result<(), SetFaultsError> {
         let route = self.subscription(subscription).ok_or(NoSubscription)?;
+        if let DeliveryMode::Pull { .. } = route.policy.mode {
+            return Err(SetFaultsError::Pull);
+        }
         self.outside().dispatcher.set_faults(route.number, script);
         Ok(())
     }

@@ -26,7 +26,7 @@ mod unmatched;
 pub use audit::{AuditError, Audited, AuditedEvent};
 pub use broker::{Broker, BrokerOptions, BrokerParts, StartError};
 pub use dead_letter::{AccountKind, AccountOptions};
-pub use dev::{NoSubscription, Outlook, Remainder};
+pub use dev::{NoSubscription, Outlook, Remainder, SetFaultsError};
 pub use push::{PushOptions, TokenIssuer, judge};
 
 /// What endpoints' headers mean, for the fuzz targets.

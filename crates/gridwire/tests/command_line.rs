@@ -185,6 +185,20 @@ fn the_next_line_can_be_pasted() {
 }
 
 #[test]
+fn faults_are_refused_where_nothing_is_pushed() {
+    let server = Server::start();
+    let dir = server.data_dir();
+    gridwire(&dir, "namespace create shop").fine();
+    gridwire(&dir, "topic create shop/jobs").fine();
+    gridwire(&dir, "topic create orders").fine();
+    gridwire(&dir, "subscription create shop/jobs/workers").fine();
+    gridwire(&dir, "subscription create orders/onward --forward shop/jobs").fine();
+    gridwire(&dir, "dev faults set shop/jobs/workers 503").refused().says("has no endpoint");
+    gridwire(&dir, "dev faults clear shop/jobs/workers").refused().says("has no endpoint");
+    gridwire(&dir, "dev faults set orders/onward 503").fine();
+}
+
+#[test]
 fn a_server_that_was_killed_is_said_not_to_run() {
     let mut server = Server::start();
     server.kill9();

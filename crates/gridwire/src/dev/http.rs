@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use gridwire_broker::Remainder;
+use gridwire_broker::{NoSubscription, Remainder, SetFaultsError};
 use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::endpoint::Rule;
 use gridwire_core::fault_script::{FaultScript, Step};
@@ -132,9 +132,15 @@ impl Dev {
             Method::PUT => Some(script(body)?),
             _ => Some(FaultScript::default()),
         };
-        let not_found = |_| ApiError::new(ErrorCode::NotFound, "The event subscription was not found.");
+        let not_found =
+            |_: NoSubscription| ApiError::new(ErrorCode::NotFound, "The event subscription was not found.");
         if let Some(script) = script {
-            self.broker.set_faults(subscription, script).map_err(not_found)?;
+            self.broker.set_faults(subscription, script).map_err(|error| match error {
+                SetFaultsError::NotFound(error) => not_found(error),
+                SetFaultsError::Pull => {
+                    invalid("The event subscription has no endpoint: its events are received, not pushed.")
+                }
+            })?;
         }
         let left = self.broker.faults(subscription).map_err(not_found)?;
         let steps: Vec<String> = left.steps().map(ToString::to_string).collect();
