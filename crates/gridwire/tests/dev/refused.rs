@@ -1,12 +1,13 @@
 //! An endpoint that Gridwire itself refuses to call: its owner is told why, wherever the attempt is shown.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use crate::support::arm::{GROUP, SUBSCRIPTION};
 use crate::support::endpoint::endpoint;
+use crate::support::time::wait_for;
 use crate::support::{Arm, Request, Server, Sink, events, program};
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -17,15 +18,9 @@ fn first_delivery(server: &Server, id: &str) -> Value {
     let id = utf8_percent_encode(id, NON_ALPHANUMERIC);
     let request = Request::get(format!("/gridwire/v1/subscriptions/{id}/deliveries?after=0"))
         .with("authorization", format!("Bearer {}", server.token));
-    let begun = Instant::now();
-    loop {
-        let page = server.send(&request).expect(200).json();
-        if let Some(delivery) = page["deliveries"].get(0) {
-            return delivery.clone();
-        }
-        assert!(begun.elapsed() < PATIENCE, "nothing was tried: {page}");
-        std::thread::yield_now();
-    }
+    wait_for("a first attempt", PATIENCE, || {
+        server.send(&request).expect(200).json()["deliveries"].get(0).cloned()
+    })
 }
 
 #[test]
