@@ -159,6 +159,10 @@ impl Indexes {
             // This thread has better to do than to wait.
             Err(TryLockError::WouldBlock) => return Ok(None),
         };
+        if finished && let Some(index) = self.cached(key) {
+            drop(growing);
+            return Ok(Some((show(&index), true)));
+        }
         let newest = growing.newest.take_if(|newest| newest.key == key);
         let is_newest = newest.is_some();
         let mut own = newest.or_else(|| growing.sliced.take()).unwrap_or_else(|| Growing {
@@ -169,15 +173,32 @@ impl Indexes {
         // It is gone when the log has let go what somebody else was building.
         let Some(of) = own.segment.upgrade() else { return Ok(None) };
         let Some((covers, finished)) = extent(&of, own.key.1) else { return Ok(None) };
-        if !walk_some(&of, &mut own.index, covers, SLICE)? {
-            walk(&of, own.key.1, &mut own.index, covers, &self.damages)?;
+        let is_other = own.key != key;
+        let walked = match walk_some(&of, &mut own.index, covers, SLICE) {
+            Ok(true) => Ok(()),
+            Ok(false) => walk(&of, own.key.1, &mut own.index, covers, &self.damages),
+            Err(error) => Err(error),
+        };
+        match walked {
+            Ok(()) => {}
+            // Whoever wants that block meets the failure by itself.
+            Err(_) if is_other => return Ok(None),
+            Err(error) => {
+                // What the index has by then is right.
+                let place = if is_newest { &mut growing.newest } else { &mut growing.sliced };
+                *place = Some(own);
+                return Err(error);
+            }
         }
         let complete = covers.end_at <= own.index.extent.end_at;
         let shown = (own.key == key).then(|| (show(&own.index), complete));
         if complete && finished {
             let Growing { key, index, .. } = own;
-            let index = self.complete(disk, dir, &of, key.1, index, covers)?;
-            self.keep(key, index);
+            match self.complete(disk, dir, &of, key.1, index, covers) {
+                Ok(index) => drop(self.keep(key, index)),
+                Err(_) if is_other => {}
+                Err(error) => return Err(error),
+            }
         } else if is_newest {
             growing.newest = Some(own);
         } else if complete {

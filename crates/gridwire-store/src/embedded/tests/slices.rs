@@ -127,3 +127,17 @@ fn slices_tell_of_damage_as_other_scans_do() {
     let log = try_open(&disk, large_blocks()).expect("it opens");
     assert_eq!(scan_all(&log, 0, 50), slow.matches);
 }
+
+#[test]
+fn a_read_that_fails_is_told_to_whoever_wants_the_block_and_to_nobody_who_helps() {
+    let (disk, log) = filled();
+    step(&disk, &log, 0);
+    disk.fail_nth(Call::Read, 1, std::io::ErrorKind::Other, true);
+    let slice = |from| now(log.scan_slice(TOPIC, Slot(0), Offset(from), 50));
+    // Its slice goes to the block that was begun.
+    assert!(matches!(slice(500), Ok(None)));
+    assert!(slice(0).is_err());
+    disk.heal();
+    let (offsets, _) = scan_slowly(&disk, &log, 0, || {});
+    assert_eq!(offsets, (0..COUNT).collect::<Vec<_>>());
+}
