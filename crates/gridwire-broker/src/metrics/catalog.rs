@@ -256,7 +256,7 @@ pub(super) const PER_QUEUE: [PerQueue; 12] = [
         counter(
             "gridwire_delivery_events_returned_total",
             SUBSCRIPTION,
-            "Failed, released and timed-out deliveries, since the subscription was created.",
+            "Failed, released, timed-out and recalled deliveries, since the subscription was created.",
             "",
         ),
         |queue| queue.totals.returned,

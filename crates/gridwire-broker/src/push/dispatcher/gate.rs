@@ -5,7 +5,7 @@
 //! reports the attempt as recalled. So nothing begins to be sent once the pause is answered. It closes for good when
 //! the subscription is removed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -16,6 +16,9 @@ use super::NoAnswer;
 
 /// Gates that are remembered before the first look for those that nobody needs.
 const PRUNE_AT_LEAST: usize = 1024;
+
+/// Removed subscriptions whose gates are kept, closed: an attempt of one may still be reading its event.
+const REMOVED_MAX: usize = 1024;
 
 /// One subscription's.
 #[derive(Debug, Default)]
@@ -38,7 +41,7 @@ impl Gate {
     }
 }
 
-/// Those of subscriptions that are paused, or have attempts outstanding.
+/// Those of subscriptions that are paused, have attempts outstanding, or were removed lately.
 #[derive(Debug, Default)]
 pub(super) struct Gates {
     known: Mutex<Known>,
@@ -47,6 +50,8 @@ pub(super) struct Gates {
 #[derive(Debug, Default)]
 struct Known {
     gates: HashMap<SubscriptionNumber, Arc<Gate>>,
+    /// The oldest first.
+    removed: VecDeque<SubscriptionNumber>,
     /// With this many, those that are open and in nobody's hands are forgotten.
     prune_at: usize,
 }
@@ -70,8 +75,12 @@ impl Gates {
     /// Closes it for good.
     pub(super) fn forget(&self, subscription: SubscriptionNumber) {
         let mut known = self.known.lock().expect("no panic while the gates are held");
-        if let Some(gate) = known.gates.remove(&subscription) {
-            gate.set_closed(true);
+        known.of(subscription).set_closed(true);
+        known.removed.push_back(subscription);
+        if known.removed.len() > REMOVED_MAX
+            && let Some(oldest) = known.removed.pop_front()
+        {
+            known.gates.remove(&oldest);
         }
     }
 }
@@ -107,6 +116,11 @@ mod tests {
         assert!(!first.is_closed() && !gates.of(ONE).is_closed());
         gates.forget(ONE);
         assert!(first.is_closed(), "what is outstanding of a removed subscription is not sent");
+        assert!(gates.of(ONE).is_closed(), "nor what is still being read for it");
+        for number in 3..5_000 {
+            gates.forget(SubscriptionNumber(number));
+        }
+        assert!(gates.known.lock().unwrap().gates.len() <= REMOVED_MAX + 2);
     }
 
     #[test]
