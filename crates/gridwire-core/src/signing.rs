@@ -86,9 +86,11 @@ pub fn message_id(subscription: SubscriptionNumber, offsets: &[Offset]) -> Strin
     id
 }
 
-/// Signs a request that is sent now with every live key; `None` when there is none.
-pub fn sign(keys: &[SigningKey], id: &str, body: &[u8], now: Timestamp) -> Option<Signed> {
-    let timestamp = (now.as_millis() / 1000).to_string();
+/// Signs a request that is sent now with every key that is live; `None` when there is none. Keys live by broker time,
+/// `now`; `wall` is what the wall clock shows, for receivers refuse what is minutes away from theirs, and broker time
+/// may be ahead of everybody's.
+pub fn sign(keys: &[SigningKey], id: &str, body: &[u8], now: Timestamp, wall: Timestamp) -> Option<Signed> {
+    let timestamp = (wall.as_millis() / 1000).to_string();
     let mut signature = String::new();
     for key in keys.iter().filter(|key| key.is_live(now)) {
         if !signature.is_empty() {
@@ -142,19 +144,26 @@ mod tests {
         let new = SigningKey::new([2; 32], NOW);
         let keys = [old, new.clone()];
         let before = Timestamp::from_millis(NOW.as_millis() - 1);
-        let both = sign(&keys, "msg_1_2", b"{}", before).unwrap();
+        let both = sign(&keys, "msg_1_2", b"{}", before, before).unwrap();
         assert_eq!(both.timestamp, "1614265330");
         let signatures: Vec<&str> = both.signature.split(' ').collect();
         assert_eq!(signatures.len(), 2);
-        let one = sign(&keys, "msg_1_2", b"{}", NOW).unwrap();
+        let one = sign(&keys, "msg_1_2", b"{}", NOW, NOW).unwrap();
         assert_eq!(one.signature, signatures[1]);
-        assert_eq!(sign(&keys[..1], "msg_1_2", b"{}", NOW), None);
+        assert_eq!(sign(&keys[..1], "msg_1_2", b"{}", NOW, NOW), None);
+        // Keys end by broker time; what is written into the request is the wall clock's.
+        let hour = std::time::Duration::from_secs(3600);
+        let ahead = sign(&keys, "msg_1_2", b"{}", NOW + hour, NOW).unwrap();
+        assert_eq!(ahead, one);
         for (id, body, now) in [
             ("msg_1_3", &b"{}"[..], NOW),
             ("msg_1_2", b"{ }", NOW),
             ("msg_1_2", b"{}", NOW + std::time::Duration::from_secs(1)),
         ] {
-            assert_ne!(sign(std::slice::from_ref(&new), id, body, now).unwrap().signature, one.signature);
+            assert_ne!(
+                sign(std::slice::from_ref(&new), id, body, now, now).unwrap().signature,
+                one.signature
+            );
         }
     }
 

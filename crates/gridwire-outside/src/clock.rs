@@ -22,7 +22,8 @@ pub trait Clock: Send + Sync + fmt::Debug + 'static {
     /// clocks are right. The price is that setting the wall clock back lets a signature that had ended open once
     /// more. That is right: such an end promises a moment of the world's time, which the operator states by setting
     /// the clock and nobody else can; a clock that was wrongly ahead would otherwise lock out its clients for good.
-    /// Who wants a signature to end for good replaces the key that it was made with.
+    /// Who wants a signature to end for good replaces the key that it was made with. A clock that was never set is
+    /// none: it shows no less than when the program was written.
     fn wall(&self) -> Timestamp;
 
     /// Time since some fixed moment of this process.

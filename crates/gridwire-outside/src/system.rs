@@ -21,6 +21,10 @@ use crate::{Clock, Disk, DiskFile, Listener, Net, OpenMode, Rng, Stream};
 /// What drifted apart from the wall is worked off at one part in so many.
 pub const FOLLOW_SHARE: u32 = 20;
 
+/// The wall clock shows no less: when this was written. A machine that has no battery for its clock boots in 1970, and
+/// until it has asked somebody for the time every signature that ever ended would open again.
+const WALL_LEAST: Timestamp = Timestamp::from_millis(1_795_824_000_000);
+
 /// Broker time from the wall clock at start, carried on by `CLOCK_BOOTTIME`.
 ///
 /// `CLOCK_BOOTTIME` counts suspend and ignores steps of the wall clock. What drifts apart from the wall
@@ -73,7 +77,7 @@ impl Clock for SystemClock {
     }
 
     fn wall(&self) -> Timestamp {
-        Timestamp::from_millis(wall_millis())
+        Timestamp::from_millis(wall_millis()).max(WALL_LEAST)
     }
 
     fn monotonic(&self) -> Duration {

@@ -173,7 +173,8 @@ impl Handshakes {
         };
         render::validation_event(&event, &mut body);
         let message = format!("msg_{id}");
-        let signed = signing::sign(&handshake.webhook.signing, &message, &body, self.clock.now());
+        let signed =
+            signing::sign(&handshake.webhook.signing, &message, &body, self.clock.now(), self.clock.wall());
         let mut request = request::post(
             &endpoint.key.host_header(),
             &endpoint.path_and_query,

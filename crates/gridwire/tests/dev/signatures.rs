@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::support::arm::{GROUP, SUBSCRIPTION};
 use crate::support::dev::{Dev, without_jitter};
+use crate::support::time::since_epoch;
 use crate::support::{Arm, Delivery, Reply, Server, Sink, events, program};
 
 const HOOK: &str = "topics/grid/eventSubscriptions/hook";
@@ -69,9 +70,12 @@ fn every_attempt_is_signed_by_every_live_key_under_one_id() {
     assert_eq!(attempts.len(), 4, "three failures and a success");
     let ids: Vec<_> = attempts.iter().map(|attempt| attempt.header("webhook-id")).collect();
     assert!(ids[0].is_some() && ids.iter().all(|id| *id == ids[0]), "{ids:?}");
-    let mut times: Vec<_> = attempts.iter().map(|attempt| attempt.header("webhook-timestamp")).collect();
-    times.dedup();
-    assert_eq!(times.len(), attempts.len(), "a time of its own for each attempt: {times:?}");
+    // Receivers compare the time with their own clocks, however far the virtual one has come.
+    let now = since_epoch().as_secs();
+    for attempt in &attempts {
+        let time = attempt.header("webhook-timestamp").and_then(|time| time.parse().ok()).expect("a time");
+        assert!(now.abs_diff(time) < 120, "{time} at {now}");
+    }
     let signed: Vec<_> =
         attempts.iter().map(|one| (is_signed(one, &keys[0]), is_signed(one, &keys[1]))).collect();
     assert_eq!(signed[0], (true, false));

@@ -261,7 +261,7 @@ impl Worker {
         let (outcome, status, rest) = match answered {
             Ok((connection, response)) => {
                 let status = response.status();
-                let outcome = answer::outcome(status, response.headers(), shared.clock.now());
+                let outcome = answer::outcome(status, response.headers(), shared.clock.wall());
                 (outcome, Some(status.as_u16()), Some((connection, response.into_body())))
             }
             Err(NoAnswer::Ended(outcome)) => {
@@ -295,7 +295,8 @@ impl Worker {
         } else {
             let id = signing::message_id(attempt.key.subscription, &attempt.key.offsets);
             // Now, and not when the attempt was made: it may have waited for a connection.
-            let signed = signing::sign(keys, &id, &attempt.body, self.pool.shared.clock.now());
+            let clock = &self.pool.shared.clock;
+            let signed = signing::sign(keys, &id, &attempt.body, clock.now(), clock.wall());
             signed.map(|signed| (id, signed))
         };
         let mut request = request::post(&self.pool.host, &route.target, attempt.content_type, attempt.body);
@@ -365,7 +366,7 @@ impl Worker {
                 let first = match self.exchange(request.clone(), deadline, gate).await {
                     Ok((connection, response)) => {
                         let status = response.status();
-                        let first = answer::outcome(status, response.headers(), shared.clock.now());
+                        let first = answer::outcome(status, response.headers(), shared.clock.wall());
                         self.connection = shared.client.finish(connection, response.into_body()).await;
                         first
                     }
