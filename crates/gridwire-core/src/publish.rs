@@ -72,7 +72,10 @@ pub fn parse<'a>(
         TopicKind::Namespace => InputSchema::CloudEvent,
         TopicKind::Custom | TopicKind::Domain => request.schema,
     };
-    take_apart(request, schema, new_id).map_err(|refusal| mismatch::named(refusal, schema, request.body))
+    take_apart(request, schema, new_id).map_err(|refusal| {
+        // With a head of its own the body is data, which may look like anything.
+        if request.ce_headers.is_empty() { mismatch::named(refusal, schema, request.body) } else { refusal }
+    })
 }
 
 fn take_apart<'a>(

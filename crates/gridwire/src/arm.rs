@@ -15,6 +15,7 @@ use http::{Method, Request, StatusCode, header};
 use serde_json::Value;
 
 use crate::client::{ANSWER_TIMEOUT, Answer, Client, ClientError};
+use crate::target::TOKEN_VARIABLE;
 
 /// The version of the contract that is spoken here.
 const API_VERSION: &str = "2025-02-15";
@@ -291,15 +292,17 @@ impl Refusal {
 
     /// What to say behind it when the call carried an access key.
     pub(crate) fn about_key(&self) -> &'static str {
-        if self.is_unauthorized() { " (the access key of --key or GRIDWIRE_KEY is wrong)" } else { "" }
+        if self.is_unauthorized() { " (the access key is not accepted there)" } else { "" }
     }
 
     /// What to say behind it when the call carried the management token.
     fn about_token(&self) -> &'static str {
-        if self.is_unauthorized() {
-            " (is this server's data directory the one given by --data-dir?)"
-        } else {
+        if !self.is_unauthorized() {
             ""
+        } else if std::env::var_os(TOKEN_VARIABLE).is_some_and(|token| !token.is_empty()) {
+            " (is the token in GRIDWIRE_MANAGEMENT_TOKEN this server's?)"
+        } else {
+            " (is this server's data directory the one given by --data-dir?)"
         }
     }
 }
@@ -333,13 +336,6 @@ struct Token(String);
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
-    }
-}
-
-impl ManagementError {
-    /// Whether the management token is missing or not this server's.
-    pub(crate) fn is_unauthorized(&self) -> bool {
-        matches!(self, Self::Refused(refusal) if refusal.is_unauthorized())
     }
 }
 

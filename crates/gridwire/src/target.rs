@@ -72,9 +72,17 @@ pub(crate) struct Target {
     pub(crate) http: Option<Base>,
 }
 
+/// A management token by itself, before any data directory's.
+pub(crate) const TOKEN_VARIABLE: &str = "GRIDWIRE_MANAGEMENT_TOKEN";
+
 /// The real network and time.
 pub(crate) fn real_reach() -> Reach {
     Reach { net: Arc::new(SystemNet), clock: Arc::new(SystemClock::start()) }
+}
+
+/// By hand: a flag would show the token in the process list.
+fn variable_token() -> Option<String> {
+    std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty())
 }
 
 impl TargetArgs {
@@ -117,6 +125,8 @@ impl TargetArgs {
         let base = self.base()?;
         let token = match key {
             None => Some(self.token()?),
+            // The directory that happens to be here may be another server's, and its token is not for this one.
+            Some(_) if self.server.is_some() && self.data_dir.is_none() => variable_token(),
             Some(_) => self.token().ok(),
         };
         self.reached(base, token)
@@ -189,10 +199,7 @@ impl TargetArgs {
     }
 
     pub(crate) fn token(&self) -> anyhow::Result<String> {
-        // By hand: a flag would show the token in the process list.
-        if let Ok(token) = std::env::var("GRIDWIRE_MANAGEMENT_TOKEN")
-            && !token.is_empty()
-        {
+        if let Some(token) = variable_token() {
             return Ok(token);
         }
         self.data_dir().read_token()?.with_context(|| {

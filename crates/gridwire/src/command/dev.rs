@@ -279,7 +279,7 @@ fn still_under_way(outlook: &Value, scope: &Scope) -> String {
         })
         .collect();
     if moving.is_empty() {
-        return "what was forwarded on the way is still under way".to_owned();
+        return "the time to wait was over; by now nothing is under way any more".to_owned();
     }
     let more = moving.len().saturating_sub(NAMED_MAX);
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };

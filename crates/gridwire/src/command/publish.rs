@@ -84,6 +84,14 @@ pub(crate) enum Schema {
 }
 
 impl Schema {
+    fn name(self) -> &'static str {
+        match self {
+            Self::CloudEvents => "CloudEvents",
+            Self::EventGrid => "events of the Event Grid schema",
+            Self::Custom => "events of the topic's own schema",
+        }
+    }
+
     fn content_type(self) -> &'static str {
         match self {
             Self::CloudEvents => "application/cloudevents-batch+json; charset=utf-8",
@@ -142,6 +150,12 @@ async fn publish(
             "published {count} event{} to {topic}{first}{more}",
             if count == 1 { "" } else { "s" }
         ))?;
+        if how == Found::Guessed {
+            output.line(format_args!(
+                "sent as {}, by the look of it; --schema says otherwise",
+                schema.name()
+            ))?;
+        }
     }
     Ok(())
 }
@@ -187,7 +201,7 @@ async fn schema(
         return Ok((schema, Found::Certainly));
     }
     let resource = match topic_resource(topic, target).await {
-        Err(error) if args.key.is_some() && is_unauthorized(&error) => {
+        Err(error) if args.key.is_some() && is_refused(&error) => {
             return Ok((guess(args.event, text), Found::Guessed));
         }
         resource => resource?,
@@ -200,8 +214,12 @@ async fn schema(
     Ok((schema, Found::Certainly))
 }
 
-fn is_unauthorized(error: &anyhow::Error) -> bool {
-    error.downcast_ref().is_some_and(ManagementError::is_unauthorized)
+/// Whether somebody, perhaps a proxy in front of the server, lets us ask nothing of management, be it only for now.
+fn is_refused(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(|error| match error {
+        ManagementError::Refused(refusal) => matches!(refusal.status.as_u16(), 401 | 403 | 404 | 429),
+        _ => false,
+    })
 }
 
 /// What data is, by the first of its events when it holds whole ones.

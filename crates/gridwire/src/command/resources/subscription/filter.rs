@@ -32,9 +32,10 @@ pub(super) fn filter(text: &str) -> anyhow::Result<Value> {
     let (Some(key), Some(operator)) = (parts.next(), parts.next()) else {
         bail!("the filter `{text}` is not KEY OPERATOR VALUE, such as 'data.amount NumberGreaterThan 100'");
     };
-    if !OPERATORS.contains(&operator) {
+    // In any case, as the server takes them.
+    let Some(operator) = OPERATORS.iter().copied().find(|known| known.eq_ignore_ascii_case(operator)) else {
         bail!("the filter `{text}` has an unknown operator; these are: {}", OPERATORS.join(", "));
-    }
+    };
     let values = parts.next().map(str::trim).unwrap_or_default();
     let mut filter = json!({ "operatorType": operator, "key": key });
     if operator.starts_with("Is") {

@@ -1,6 +1,6 @@
 //! `gridwire subscription signing`: the keys that a subscription's deliveries are signed with.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -77,6 +77,7 @@ pub(super) async fn signing(command: &SigningCommand, target: &Target, output: O
 fn iso(text: &str) -> anyhow::Result<String> {
     let span =
         span(text).with_context(|| format!("`{text}` is not a span of time such as 1h, 2d or PT24H"))?;
+    ensure!(span.subsec_nanos() == 0, "`{text}` is no whole number of seconds");
     Ok(format!("PT{}S", span.as_secs()))
 }
 
@@ -91,5 +92,6 @@ mod tests {
             assert_eq!(iso(text).unwrap(), expected, "{text}");
         }
         assert!(iso("soon").unwrap_err().to_string().contains("such as 1h"));
+        assert!(iso("500ms").is_err(), "half a second is not at once");
     }
 }
