@@ -21,6 +21,8 @@ mod intake;
 mod metrics;
 mod push;
 mod shards;
+#[cfg(test)]
+mod testing;
 mod unmatched;
 
 pub use audit::{AuditError, Audited, AuditedEvent};

@@ -6,50 +6,24 @@ use std::io::ErrorKind;
 use std::pin::pin;
 
 use futures_util::FutureExt;
+use gridwire_outside::MemoryDisk;
 use gridwire_outside::memory::Call;
-use gridwire_outside::system::SystemNet;
-use gridwire_outside::{ManualClock, MemoryDisk, SeededRng};
-use gridwire_store::model::ModelLog;
 
 use super::*;
 use crate::dead_letter::JobState;
 use crate::dead_letter::tests::{new_disk, record};
-use crate::push::testing::{eventually, local_options};
+use crate::push::testing::eventually;
+use crate::testing;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-fn new_clock() -> Arc<ManualClock> {
-    Arc::new(ManualClock::new(Timestamp::from_millis(1_795_465_178_054)))
+/// Letters are written by threads of their own, as in the program, and an hour late.
+fn options() -> BrokerOptions {
+    BrokerOptions { dead_letter_delay: HOUR, threads: true, ..testing::options() }
 }
 
-/// A broker without resources.
 fn start(disk: &MemoryDisk) -> Arc<Broker> {
-    start_at(disk, &new_clock())
-}
-
-/// The same. Letters are written by threads of their own, as in the program, and an hour late.
-fn start_at(disk: &MemoryDisk, clock: &Arc<ManualClock>) -> Arc<Broker> {
-    Broker::start(BrokerParts {
-        log: Arc::new(ModelLog::new(clock.clone())),
-        disk: Arc::new(disk.clone()),
-        clock: clock.clone(),
-        rng: Arc::new(SeededRng::new(1)),
-        net: Arc::new(SystemNet),
-        data_dir: "/data".into(),
-        token_secret: [7; 32],
-        options: BrokerOptions {
-            shards: 1,
-            push: local_options(),
-            base_domain: None,
-            retry_jitter: 0.0,
-            auth_failures_max: 0,
-            known_time: Timestamp::ZERO,
-            dead_letter_accounts: Vec::new(),
-            dead_letter_delay: HOUR,
-            threads: true,
-        },
-    })
-    .expect("it starts")
+    testing::start(disk, &testing::new_clock(), options())
 }
 
 fn state(broker: &Broker, id: &str) -> Option<JobState> {

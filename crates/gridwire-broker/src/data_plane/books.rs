@@ -192,68 +192,22 @@ fn shown(route: &SubscriptionRoute, audited: &Audited) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-    use std::path::PathBuf;
     use std::sync::Arc;
 
-    use gridwire_core::event::{DeliverySchema, InputSchema};
-    use gridwire_core::filter::{FilterSpec, Matcher};
-    use gridwire_core::routing::{
-        AccessKey, Credentials, DeliveryPort, DomainTopics, RoutingTable, TopicKind, TopicRoute,
-    };
-    use gridwire_core::time::Timestamp;
-    use gridwire_outside::system::SystemNet;
-    use gridwire_outside::{ManualClock, MemoryDisk, SeededRng};
-    use gridwire_store::model::ModelLog;
+    use gridwire_core::event::DeliverySchema;
+    use gridwire_core::routing::DeliveryPort;
+    use gridwire_outside::MemoryDisk;
 
     use super::*;
-    use crate::broker::{BrokerOptions, BrokerParts};
-    use crate::push::testing::{local_options, subscription};
+    use crate::broker::BrokerOptions;
+    use crate::push::testing::subscription;
+    use crate::testing;
 
     /// A broker that serves one subscription of a topic that is empty.
     async fn broker(route: &Arc<SubscriptionRoute>) -> Arc<Broker> {
-        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_795_465_178_054)));
-        let broker = Broker::start(BrokerParts {
-            log: Arc::new(ModelLog::new(Arc::clone(&clock) as Arc<dyn gridwire_outside::Clock>)),
-            disk: Arc::new(MemoryDisk::new()),
-            clock,
-            rng: Arc::new(SeededRng::new(1)),
-            net: Arc::new(SystemNet),
-            data_dir: PathBuf::from("/data"),
-            token_secret: [1; 32],
-            options: BrokerOptions {
-                shards: 2,
-                push: local_options(),
-                base_domain: None,
-                retry_jitter: 0.0,
-                auth_failures_max: 0,
-                known_time: Timestamp::ZERO,
-                dead_letter_accounts: Vec::new(),
-                dead_letter_delay: Duration::ZERO,
-                threads: false,
-            },
-        })
-        .expect("it starts");
-        let key = || AccessKey::new("key");
-        let topic = TopicRoute {
-            number: route.topic,
-            kind: TopicKind::Custom,
-            name: route.topic_name.clone(),
-            resource_id: route.topic_resource_id.clone(),
-            input_schema: InputSchema::EventGrid,
-            input_mapping: None,
-            credentials: Credentials { keys: [key(), key()], local_auth: true },
-            retention: Duration::from_secs(86_400),
-            matcher: Arc::new(Matcher::compile(
-                InputSchema::EventGrid,
-                &[(route.slot, &FilterSpec::default())],
-            )),
-            subscriptions: HashMap::from([(route.name.clone(), Arc::clone(route))]),
-            domain_topics: DomainTopics::default(),
-        };
-        let mut table = RoutingTable::default();
-        table.by_number.insert(route.topic, Arc::new(topic));
-        broker.install(Arc::new(table)).await.expect("it is served");
+        let options = BrokerOptions { shards: 2, ..testing::options() };
+        let broker = testing::start(&MemoryDisk::new(), &testing::new_clock(), options);
+        broker.install(testing::table(route)).await.expect("it is served");
         broker
     }
 

@@ -1,7 +1,8 @@
 //! Why Gridwire itself would not call an endpoint, in words for its owner.
 //!
-//! An attempt only ends as forbidden; the words are found when somebody asks, by judging the same URL by the same
-//! options. They say what kind of address it is and never which, as the judge does.
+//! An attempt only ends as forbidden; the words are found when somebody asks, by judging the subscription's URL by the
+//! same options. They say what kind of address it is and never which, as the judge does. Where the URL was changed
+//! since, they are about the present one.
 
 use std::net::SocketAddr;
 
@@ -20,7 +21,7 @@ pub(crate) fn refusal(url: &str, options: &PushOptions) -> Option<String> {
             let denied = judge_connection(SocketAddr::new(ip, endpoint.key.port), options).err()?;
             Some(denied.to_string())
         }
-        // Looked up anew, it might be another by now; that it was one of those is certain.
+        // Looked up anew, it might be another by now; an attempt was refused, so it was one of those then.
         Host::Name(_) => Some("its name leads to an address that may not be called".to_owned()),
     }
 }

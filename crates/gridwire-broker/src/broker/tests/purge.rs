@@ -1,18 +1,13 @@
 //! Marks of redriven letters, and when a purge takes them.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use gridwire_core::dead_letter::LetterKey;
-use gridwire_core::event::{Data, DeliverySchema, Event, InputSchema};
-use gridwire_core::filter::{FilterSpec, MatchSet, Matcher};
-use gridwire_core::frame::FrameBuilder;
+use gridwire_core::event::DeliverySchema;
 use gridwire_core::ids::Offset;
 use gridwire_core::patience::DeadLetterPolicy;
 use gridwire_core::retry::Tier;
-use gridwire_core::routing::{
-    AccessKey, Credentials, DeadLetterDestination, DomainTopics, TopicKind, TopicRoute,
-};
+use gridwire_core::routing::DeadLetterDestination;
 
 use super::*;
 use crate::dead_letter::{Kind, LetterState, Shelf};
@@ -25,45 +20,6 @@ fn route(url: &str) -> Arc<SubscriptionRoute> {
     route.dead_letter =
         Some(DeadLetterDestination { account: "store".to_owned(), container: "failed".to_owned() });
     Arc::new(route)
-}
-
-fn table(route: &Arc<SubscriptionRoute>) -> Arc<RoutingTable> {
-    let topic = Arc::new(TopicRoute {
-        number: route.topic,
-        kind: TopicKind::Custom,
-        name: route.topic_name.clone(),
-        resource_id: route.topic_resource_id.clone(),
-        input_schema: InputSchema::EventGrid,
-        input_mapping: None,
-        credentials: Credentials { keys: [AccessKey::new("a"), AccessKey::new("b")], local_auth: true },
-        retention: 24 * HOUR,
-        matcher: Arc::new(Matcher::compile(InputSchema::EventGrid, &[(route.slot, &FilterSpec::default())])),
-        subscriptions: HashMap::from([(route.name.clone(), Arc::clone(route))]),
-        domain_topics: DomainTopics::default(),
-    });
-    let mut table = RoutingTable::default();
-    table.by_number.insert(topic.number, topic);
-    Arc::new(table)
-}
-
-async fn publish(broker: &Broker, route: &SubscriptionRoute) {
-    let event = Event {
-        schema: InputSchema::EventGrid,
-        id: "e-1".into(),
-        event_type: "t".into(),
-        source: "".into(),
-        subject: None,
-        time: None,
-        data_content_type: None,
-        data_schema: None,
-        extensions: Vec::new(),
-        data: Data::Absent,
-    };
-    let mut matched = MatchSet::default();
-    matched.push(route.slot);
-    let mut frame = FrameBuilder::new(route.topic, 64);
-    frame.push(&matched, &event);
-    broker.outside().log.append_events(frame.finish().expect("an event")).await.expect("appended");
 }
 
 /// Waits until the one queue has so many events that wait for their letter.
@@ -94,11 +50,11 @@ async fn purge(broker: &Broker, route: &SubscriptionRoute, shelf: &Shelf, id: &s
 #[tokio::test]
 async fn a_mark_stays_until_its_letter_is_never_written_again_and_takes_a_second_copy_with_it() {
     let refusing = TestServer::answering("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
-    let (disk, clock) = (new_disk(), new_clock());
-    let broker = start_at(&disk, &clock);
+    let (disk, clock) = (new_disk(), testing::new_clock());
+    let broker = testing::start(&disk, &clock, options());
     let route = route(&refusing.url());
-    broker.install(table(&route)).await.expect("in use");
-    publish(&broker, &route).await;
+    broker.install(testing::table(&route)).await.expect("in use");
+    testing::append(&*broker.outside().log, route.topic, &[route.slot], 1).await;
     until_letters(&broker, 1).await;
 
     // A process before this one had written the letter, and it was redriven since.

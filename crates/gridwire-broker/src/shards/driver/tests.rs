@@ -1,10 +1,8 @@
 //! The loop, one step at a time: what it takes into a group and what it leaves for the next.
 
 use arc_swap::ArcSwap;
-use gridwire_core::event::{Data, DeliverySchema, Event, InputSchema};
-use gridwire_core::filter::MatchSet;
-use gridwire_core::frame::FrameBuilder;
-use gridwire_core::ids::{Lsn, Slot, TopicNumber};
+use gridwire_core::event::DeliverySchema;
+use gridwire_core::ids::{Lsn, Slot};
 use gridwire_core::limits;
 use gridwire_core::pace::{PaceSource, Pacing};
 use gridwire_core::routing::{BoxFuture, DeliveryMode, RoutingTable};
@@ -21,6 +19,7 @@ use crate::dead_letter::DeadLetters;
 use crate::metrics::Metrics;
 use crate::push::testing::{OK, TestServer, eventually, local_options, subscription};
 use crate::push::{Dispatcher, Forwarder};
+use crate::testing;
 
 /// A driver whose steps a test takes, and the way to command it.
 struct Rig {
@@ -132,34 +131,9 @@ impl Rig {
         (Command::Subscribe { input, route: Arc::clone(route), done }, told)
     }
 
-    /// Publishes `count` events that these slots match.
-    async fn append(&self, topic: TopicNumber, slots: &[Slot], count: usize) {
-        let event = Event {
-            schema: InputSchema::EventGrid,
-            id: "e-1".into(),
-            event_type: "t".into(),
-            source: "".into(),
-            subject: None,
-            time: None,
-            data_content_type: None,
-            data_schema: None,
-            extensions: Vec::new(),
-            data: Data::Absent,
-        };
-        let mut matched = MatchSet::default();
-        for slot in slots {
-            matched.push(*slot);
-        }
-        let mut frame = FrameBuilder::new(topic, 64);
-        for _ in 0..count {
-            frame.push(&matched, &event);
-        }
-        self.log.append_events(frame.finish().expect("an event")).await.expect("appended");
-    }
-
     /// Publishes an event for `route` and shows it to the shard.
     async fn publish(&mut self, route: &SubscriptionRoute) {
-        self.append(route.topic, &[route.slot], 1).await;
+        testing::append(&*self.log, route.topic, &[route.slot], 1).await;
         let frames = self.log.read(self.read, 1 << 20).await.expect("readable");
         self.read = frames.last().expect("a frame").lsn.next();
         self.driver.frames(&frames);
@@ -276,7 +250,7 @@ async fn a_count_that_panics_is_made_again_and_keeps_nobody_from_counting() {
     });
     // More than a queue's own scans look at while nobody receives.
     let slots: Vec<Slot> = routes.iter().map(|route| route.slot).collect();
-    rig.append(routes[0].topic, &slots, 2 * limits::READY_MAX).await;
+    testing::append(&*rig.log, routes[0].topic, &slots, 2 * limits::READY_MAX).await;
     for route in &routes {
         let (command, _told) = rig.subscribe(route);
         let Command::Subscribe { mut input, route, done } = command else {
