@@ -383,13 +383,15 @@ impl Scene<'_> {
     }
 }
 
-/// Threads for those who catch up. Consumers are programs of their own: on the threads that the tail is timed on, it
-/// would wait for what they do with their events, which no server can help.
+/// Threads for those who catch up. Consumers are programs of their own, on machines of their own: on the threads that the
+/// tail is timed on, it would wait for what they do with their events, and so it would where they take the cores from
+/// it or from the server. So they come last wherever somebody else wants to run, and are given what is left.
 struct Consumers(Option<Runtime>);
 
 impl Consumers {
     fn start() -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        let mut threads = tokio::runtime::Builder::new_multi_thread();
+        let runtime = threads.enable_all().on_thread_start(give_way).build();
         Ok(Self(Some(runtime.context("failed to start the threads of the consumers")?)))
     }
 
@@ -402,6 +404,15 @@ impl Drop for Consumers {
     fn drop(&mut self) {
         // To wait for its threads is forbidden where other tasks run.
         self.0.take().expect("this is its end").shutdown_background();
+    }
+}
+
+/// Puts the calling thread behind all others of the machine. Only Linux gives a thread a priority of its own.
+fn give_way() {
+    if cfg!(target_os = "linux")
+        && let Err(error) = rustix::process::nice(19)
+    {
+        tracing::debug!(%error, "a thread of the consumers keeps its priority");
     }
 }
 
