@@ -1,6 +1,8 @@
 //! What tests of several modules share: a broker over a disk and a clock of the test's, the table of one subscription,
 //! and events in the log.
 
+pub(crate) mod log;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -77,6 +77,13 @@ pub(crate) struct Finished {
     pub latency: Duration,
 }
 
+impl Finished {
+    /// An attempt that has ended without anything being sent.
+    pub(crate) const fn unsent(key: AttemptKey, outcome: Outcome, status: Option<u16>) -> Self {
+        Self { key, outcome, status, latency: Duration::ZERO }
+    }
+}
+
 /// What became of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
@@ -392,8 +399,7 @@ impl Shared {
         status: Option<u16>,
         done: &mpsc::Sender<Report>,
     ) {
-        let finished = Finished { key, outcome, status, latency: Duration::ZERO };
-        self.report_at_once(Report::Finished(finished), done);
+        self.report_at_once(Report::Finished(Finished::unsent(key, outcome, status)), done);
     }
 
     fn report_at_once(&self, report: Report, done: &mpsc::Sender<Report>) {

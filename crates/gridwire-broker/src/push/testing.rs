@@ -196,9 +196,10 @@ impl Net for TableNet {
 
     fn resolve<'a>(&'a self, host: &'a str, _port: u16) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
         Box::pin(async move {
-            self.lookups.fetch_add(1, Ordering::SeqCst);
+            let before = self.lookups.fetch_add(1, Ordering::SeqCst);
             match host {
                 "hangs.example" => std::future::pending().await,
+                "panics.example" if before == 0 => panic!("a planted panic in a look-up"),
                 host => self.names.get(host).cloned().ok_or_else(|| io::ErrorKind::NotFound.into()),
             }
         })

@@ -5,8 +5,10 @@
 //! recorded.** When recording fails the log has failed, and the process ends with it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
 
 use gridwire_core::ids::{Offset, ShardId, StateSeq, SubscriptionNumber};
 use gridwire_core::lock_token::LockToken;
@@ -25,8 +27,8 @@ use tokio::task::{self, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::command::{Command, OutlookAsked, ReceiveReply, SettleReply};
-use super::work::{CountAsked, Done, Outside, Reading};
-use crate::push::{Finished, Report};
+use super::work::{Awaited, CountAsked, Done, Letter, Outside};
+use crate::push::{AttemptKey, Finished, Report};
 
 /// Inputs taken into one group at most, so that answers do not wait for an endless group.
 const GROUP_INPUTS_MAX: usize = 256;
@@ -57,7 +59,7 @@ pub(super) struct Driver {
     /// Reads and dead letters under way.
     work: JoinSet<Done>,
     /// Those of them that a queue waits for, so that it is told when one of them panics.
-    readings: HashMap<task::Id, Reading>,
+    awaited: HashMap<task::Id, Awaited>,
     routes: HashMap<SubscriptionNumber, Arc<SubscriptionRoute>>,
     /// In order of arrival, in which they are also let go.
     waiters: BTreeMap<ReplyId, Waiter>,
@@ -97,7 +99,7 @@ impl Driver {
             reports,
             reports_sender: Some(reports_sender),
             work: JoinSet::new(),
-            readings: HashMap::new(),
+            awaited: HashMap::new(),
             routes: HashMap::new(),
             waiters: BTreeMap::new(),
             acknowledgements: Vec::new(),
@@ -338,14 +340,14 @@ impl Driver {
 
     fn worked(&mut self, done: Result<(task::Id, Done), task::JoinError>) {
         let id = done.as_ref().map_or_else(task::JoinError::id, |(id, _)| *id);
-        let reading = self.readings.remove(&id);
+        let awaited = self.awaited.remove(&id);
         if self.counting == Some(id) {
             self.counting = None;
         }
         let Ok((_, done)) = done else {
             // A panic is a bug, and ends only this piece of work: a queue that waits for it tries again.
-            if let Some(reading) = reading {
-                self.work.spawn(Outside::after_panic(Arc::clone(&self.outside), reading));
+            if let Some(awaited) = awaited {
+                self.work.spawn(Outside::after_panic(Arc::clone(&self.outside), awaited));
             }
             return;
         };
@@ -383,6 +385,20 @@ impl Driver {
             Done::DeadLetter { subscription, offset, written: false } => {
                 self.input(Input::DeadLetterFailed { subscription, offset });
             }
+            Done::AttemptsPanicked { subscription, attempts } => {
+                self.attempts_panicked(subscription, &attempts);
+            }
+        }
+    }
+
+    /// They count as attempts that came to nothing, so that an event nobody can render ends as its policy says and is
+    /// not tried for ever.
+    fn attempts_panicked(&mut self, subscription: SubscriptionNumber, attempts: &[Attempting]) {
+        for together in attempts.chunk_by(|left, right| left.id == right.id) {
+            let Attempting { id, attempt, .. } = together[0];
+            let offsets = together.iter().map(|attempt| attempt.offset).collect();
+            let key = AttemptKey { subscription, offsets, id, attempt };
+            self.attempted(&Finished::unsent(key, Outcome::Unreachable, None));
         }
     }
 
@@ -468,19 +484,16 @@ impl Driver {
                 }
                 Effect::Scan { subscription, topic, slot, from, max } => {
                     let scan = Outside::scan(Arc::clone(&self.outside), subscription, topic, slot, from, max);
-                    self.read(Reading::Scan(subscription), scan);
+                    self.work_awaited(Awaited::Scan(subscription), scan);
                 }
                 Effect::Count { subscription, topic, slot, from } => {
                     self.counts.push_back(CountAsked { subscription, topic, slot, from });
                 }
                 Effect::DeadLetter { subscription, topic, offset, attempts, reason, last } => {
                     let Some(route) = self.routes.get(&subscription) else { continue };
-                    let letter = super::work::Letter { topic, offset, attempts, reason, last };
-                    self.work.spawn(Outside::dead_letter(
-                        Arc::clone(&self.outside),
-                        Arc::clone(route),
-                        letter,
-                    ));
+                    let letter = Letter { topic, offset, attempts, reason, last };
+                    let write = Outside::dead_letter(Arc::clone(&self.outside), Arc::clone(route), letter);
+                    self.work_awaited(Awaited::DeadLetter(subscription, offset), write);
                 }
             }
         }
@@ -488,15 +501,20 @@ impl Driver {
         if self.counting.is_none()
             && let Some(asked) = self.counts.pop_front()
         {
-            let reading = Reading::Count(asked.subscription);
-            self.counting = Some(self.read(reading, Outside::count(Arc::clone(&self.outside), asked)));
+            let awaited = Awaited::Count(asked.subscription);
+            let count = Outside::count(Arc::clone(&self.outside), asked);
+            self.counting = Some(self.work_awaited(awaited, count));
         }
     }
 
-    /// Starts a scan that a queue waits for.
-    fn read(&mut self, reading: Reading, scan: impl Future<Output = Done> + Send + 'static) -> task::Id {
-        let id = self.work.spawn(scan).id();
-        self.readings.insert(id, reading);
+    /// Starts work that a queue waits for.
+    fn work_awaited(
+        &mut self,
+        awaited: Awaited,
+        work: impl Future<Output = Done> + Send + 'static,
+    ) -> task::Id {
+        let id = self.work.spawn(work).id();
+        self.awaited.insert(id, awaited);
         id
     }
 
@@ -504,15 +522,19 @@ impl Driver {
         let Some(reports) = self.reports_sender.clone() else { return };
         // One read for all attempts of a subscription that start together.
         for group in attempts.chunk_by(|left, right| left.subscription == right.subscription) {
-            let Some(route) = self.routes.get(&group[0].subscription) else { continue };
+            let subscription = group[0].subscription;
+            let Some(route) = self.routes.get(&subscription) else { continue };
             let outside = Arc::clone(&self.outside);
             let mut start = Box::pin(outside.attempt(Arc::clone(route), group.to_vec(), reports.clone()));
             // Most events are in the cache of the log's tail: then this is done at once, without a task.
-            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-            match start.as_mut().poll(&mut context) {
-                std::task::Poll::Ready(Done::Nothing) => {}
-                std::task::Poll::Ready(done) => drop(self.work.spawn(async { done })),
-                std::task::Poll::Pending => drop(self.work.spawn(start)),
+            let mut context = Context::from_waker(Waker::noop());
+            let awaited = || Awaited::Attempts(subscription, group.to_vec());
+            // What panics is dropped, and shares nothing with us that it may have left half done.
+            match catch_unwind(AssertUnwindSafe(|| start.as_mut().poll(&mut context))) {
+                Ok(Poll::Ready(Done::Nothing)) => {}
+                Ok(Poll::Ready(done)) => drop(self.work.spawn(async { done })),
+                Ok(Poll::Pending) => drop(self.work_awaited(awaited(), start)),
+                Err(_) => drop(self.work.spawn(Outside::after_panic(Arc::clone(&self.outside), awaited()))),
             }
         }
     }
@@ -562,7 +584,7 @@ impl Driver {
 }
 
 /// A push attempt that the shard wants started.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Attempting {
     pub(super) subscription: SubscriptionNumber,
     pub(super) offset: Offset,

@@ -108,13 +108,20 @@ pub(super) enum Done {
         offset: Offset,
         written: bool,
     },
+    /// Attempts that ended in a panic before they were under way. Some of them may be, and report for themselves.
+    AttemptsPanicked {
+        subscription: SubscriptionNumber,
+        attempts: Vec<Attempting>,
+    },
 }
 
-/// A scan under way, whose queue asks for no other before it is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reading {
+/// Work under way that a queue waits for: it does nothing more about that before it is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
     Scan(SubscriptionNumber),
     Count(SubscriptionNumber),
+    Attempts(SubscriptionNumber, Vec<Attempting>),
+    DeadLetter(SubscriptionNumber, Offset),
 }
 
 /// A scan for a count.
@@ -181,13 +188,18 @@ impl Outside {
         }
     }
 
-    /// Scanning for this subscription has failed for a reason that is our own fault. It is reported a while later: the
-    /// same may happen again.
-    pub(super) async fn after_panic(self: Arc<Self>, reading: Reading) -> Done {
+    /// What a queue waits for has failed for a reason that is our own fault. It is reported a while later: the same may
+    /// happen again.
+    pub(super) async fn after_panic(self: Arc<Self>, awaited: Awaited) -> Done {
+        tracing::error!(?awaited, "a panic has ended a piece of work, which is made again");
         self.clock.sleep(READ_RETRY).await;
-        match reading {
-            Reading::Scan(subscription) => Done::ScanFailed { subscription },
-            Reading::Count(subscription) => Done::CountFailed { subscription },
+        match awaited {
+            Awaited::Scan(subscription) => Done::ScanFailed { subscription },
+            Awaited::Count(subscription) => Done::CountFailed { subscription },
+            Awaited::Attempts(subscription, attempts) => Done::AttemptsPanicked { subscription, attempts },
+            Awaited::DeadLetter(subscription, offset) => {
+                Done::DeadLetter { subscription, offset, written: false }
+            }
         }
     }
 

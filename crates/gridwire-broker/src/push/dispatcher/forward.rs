@@ -122,7 +122,7 @@ impl Forwarding {
     pub(super) async fn run(self, shared: &Shared) {
         let Self { attempt, target, gate, done, fault, overtakes } = self;
         let key = attempt.key.clone();
-        let guard = ReportPanic { key: key.clone(), done: &done };
+        let guard = ReportPanic { key: key.clone(), shared, done: &done };
         let started = shared.clock.monotonic();
         let out_of_time = async {
             shared.stop.cancelled().await;

@@ -252,7 +252,7 @@ impl Worker {
         let Delivery { attempt, route, gate, done, fault, overtakes } = delivery;
         let key = attempt.key.clone();
         let name = Arc::clone(&attempt.subscription);
-        let guard = ReportPanic { key: key.clone(), done: &done };
+        let guard = ReportPanic { key: key.clone(), shared: &shared, done: &done };
         let started = shared.clock.monotonic();
         let request = self.request(attempt, &route);
         let audience = name.webhook.as_ref().and_then(|webhook| webhook.token.as_ref());
@@ -440,8 +440,18 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        if self.counted {
-            self.pool.state().workers -= 1;
+        if !self.counted {
+            return;
+        }
+        let left = {
+            let mut state = self.pool.state();
+            state.workers -= 1;
+            // It may have been the last: somebody else takes over what waits.
+            if std::thread::panicking() { state.queue.pop_front() } else { None }
+        };
+        if let Some(delivery) = left {
+            // There is room for a worker, so it is not refused.
+            let _ = self.pool.offer(delivery);
         }
     }
 }
@@ -457,16 +467,14 @@ async fn closed(connection: &mut Option<Connection>) {
 /// Reports an attempt that ended in a panic: its delivery would be in flight for ever.
 pub(super) struct ReportPanic<'a> {
     pub(super) key: AttemptKey,
+    pub(super) shared: &'a Shared,
     pub(super) done: &'a mpsc::Sender<Report>,
 }
 
 impl Drop for ReportPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let (key, outcome) = (self.key.clone(), Outcome::Unreachable);
-            // Full: then there is no way left to tell.
-            let finished = Finished { key, outcome, status: None, latency: Duration::ZERO };
-            let _ = self.done.try_send(Report::Finished(finished));
+            self.shared.report_unsent(self.key.clone(), Outcome::Unreachable, None, self.done);
         }
     }
 }

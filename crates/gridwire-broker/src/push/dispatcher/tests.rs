@@ -467,6 +467,24 @@ async fn attempts_above_the_agreed_number_are_failed_at_once() {
 }
 
 #[tokio::test]
+async fn an_attempt_that_panics_is_reported_and_those_that_wait_behind_it_are_made() {
+    let server = TestServer::answering(OK).await;
+    let port = server.address.port();
+    let net = TableNet::new([("panics.example", vec![server.address])]);
+    let options = super::PushOptions { connections_per_endpoint: 1, ..local_options() };
+    let mut rig = Rig::with(options, net);
+    let url = format!("http://panics.example:{port}/");
+    let subscription = subscription(1, &url, DeliverySchema::EventGrid);
+    let keys = [(); 3].map(|()| rig.start(&subscription));
+    for (place, key) in keys.into_iter().enumerate() {
+        let finished = rig.finished().await;
+        let expected = if place == 0 { Outcome::Unreachable } else { Outcome::Accepted };
+        assert_eq!((finished.key, finished.outcome), (key, expected));
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
 async fn endpoints_that_may_not_be_called_are_not_called() {
     let server = TestServer::answering(OK).await;
     let port = server.address.port();

@@ -5,7 +5,9 @@ use gridwire_core::event::DeliverySchema;
 use gridwire_core::ids::{Lsn, Slot};
 use gridwire_core::limits;
 use gridwire_core::pace::{PaceSource, Pacing};
-use gridwire_core::routing::{BoxFuture, DeliveryMode, RoutingTable};
+use gridwire_core::patience::DeadLetterPolicy;
+use gridwire_core::retry::Tier;
+use gridwire_core::routing::{BoxFuture, DeadLetterDestination, DeliveryMode, RoutingTable};
 use gridwire_core::shard::SubscribeInput;
 use gridwire_outside::memory::MemoryDisk;
 use gridwire_outside::system::SystemNet;
@@ -19,7 +21,10 @@ use crate::dead_letter::DeadLetters;
 use crate::metrics::Metrics;
 use crate::push::testing::{OK, TestServer, eventually, local_options, subscription};
 use crate::push::{Dispatcher, Forwarder};
-use crate::testing;
+use crate::testing::{
+    self,
+    log::{PanicAt, PanickyLog},
+};
 
 /// A driver whose steps a test takes, and the way to command it.
 struct Rig {
@@ -78,8 +83,12 @@ impl Rig {
     }
 
     fn with(clock: Arc<dyn Clock>) -> Self {
+        let log = Arc::new(ModelLog::new(Arc::clone(&clock)));
+        Self::over(clock, log)
+    }
+
+    fn over(clock: Arc<dyn Clock>, log: Arc<dyn Log>) -> Self {
         let rng: Arc<dyn Rng> = Arc::new(SeededRng::new(1));
-        let log: Arc<dyn Log> = Arc::new(ModelLog::new(Arc::clone(&clock)));
         let metrics = Arc::<Metrics>::default();
         let forwarder = Forwarder {
             log: Arc::clone(&log),
@@ -275,5 +284,91 @@ async fn a_count_that_panics_is_made_again_and_keeps_nobody_from_counting() {
         }
     }
     assert_eq!(*clock.panics.lock().expect("nobody has it"), Some((pause, 0)), "two tasks panicked");
-    assert!(rig.driver.readings.is_empty());
+    assert!(rig.driver.awaited.is_empty());
+}
+
+/// A rig whose next fetches panic so, its clock and its log.
+fn panicky(panics: &[PanicAt]) -> (Rig, Arc<ManualClock>, Arc<PanickyLog>) {
+    let clock = testing::new_clock();
+    let log = ModelLog::new(Arc::clone(&clock) as Arc<dyn Clock>);
+    let log = Arc::new(PanickyLog { log, panics: std::sync::Mutex::new(panics.to_vec()) });
+    (Rig::over(Arc::clone(&clock) as Arc<dyn Clock>, Arc::clone(&log) as Arc<dyn Log>), clock, log)
+}
+
+/// Takes the driver's steps until `reached`, and lets time pass while there are none.
+async fn drive(rig: &mut Rig, clock: &ManualClock, reached: impl Fn(&Rig) -> bool) {
+    let mut steps = 0;
+    while !reached(rig) {
+        steps += 1;
+        assert!(steps < 1_000, "that never happens: {:?}", rig.driver.shard.status());
+        if let Some(done) = rig.driver.work.try_join_next_with_id() {
+            rig.driver.worked(done);
+        } else if let Ok(report) = rig.driver.reports.try_recv() {
+            rig.driver.reported(&report);
+        } else {
+            clock.advance(std::time::Duration::from_millis(100));
+            rig.driver.input(Input::Tick);
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        rig.end_group().await;
+    }
+}
+
+#[tokio::test]
+async fn attempts_whose_start_panics_are_made_again_by_the_ladder() {
+    for panics in [PanicAt::Once, PanicAt::Later] {
+        let server = TestServer::answering(OK).await;
+        let route = subscription(1, &server.url(), DeliverySchema::EventGrid);
+        let (mut rig, clock, log) = panicky(&[panics]);
+        let (first, _told) = rig.subscribe(&route);
+        rig.driver.command(first);
+        rig.publish(&route).await;
+        rig.end_group().await;
+        drive(&mut rig, &clock, |rig| rig.driver.shard.status()[0].pending == 0).await;
+        assert!(log.panics.lock().expect("nobody has it").is_empty(), "one panicked");
+        // The one that did never got so far.
+        assert_eq!(server.connections(), 1, "{panics:?}");
+        assert!(rig.driver.awaited.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_panics_at_every_attempt_is_given_up_as_its_policy_says_and_others_go_on() {
+    let server = TestServer::answering(OK).await;
+    let mut route = Arc::into_inner(subscription(1, &server.url(), DeliverySchema::EventGrid)).expect("ours");
+    route.policy.attempts_max = 3;
+    let route = Arc::new(route);
+    let (mut rig, clock, log) = panicky(&[PanicAt::Once; 3]);
+    let (first, _told) = rig.subscribe(&route);
+    rig.driver.command(first);
+    rig.publish(&route).await;
+    rig.end_group().await;
+    drive(&mut rig, &clock, |rig| rig.driver.shard.status()[0].pending == 0).await;
+    assert!(log.panics.lock().expect("nobody has it").is_empty(), "all three panicked");
+    assert_eq!(server.connections(), 0);
+    rig.publish(&route).await;
+    rig.end_group().await;
+    drive(&mut rig, &clock, |rig| rig.driver.shard.status()[0].pending == 0).await;
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_dead_letter_whose_writing_panics_is_written_later() {
+    let server = TestServer::answering("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+    let mut route = Arc::into_inner(subscription(1, &server.url(), DeliverySchema::EventGrid)).expect("ours");
+    route.policy.dead_letter = Some(DeadLetterPolicy::documented(Tier::Basic));
+    let (account, container) = ("letters".to_owned(), "orders".to_owned());
+    route.dead_letter = Some(DeadLetterDestination { account, container });
+    let route = Arc::new(route);
+    let (mut rig, clock, log) = panicky(&[]);
+    let (first, _told) = rig.subscribe(&route);
+    rig.driver.command(first);
+    rig.publish(&route).await;
+    rig.end_group().await;
+    // Only what is read after the attempt panics.
+    log.panics.lock().expect("nobody has it").push(PanicAt::Later);
+    drive(&mut rig, &clock, |rig| rig.driver.shard.status()[0].pending == 0).await;
+    assert!(log.panics.lock().expect("nobody has it").is_empty(), "one panicked");
+    assert_eq!(rig.driver.shard.status()[0].totals.dead_lettered, 1);
+    assert!(rig.driver.awaited.is_empty());
 }
