@@ -55,8 +55,8 @@ pub(crate) enum ForbiddenEndpoint {
     Malformed,
     #[error("it is longer than {URL_BYTES_MAX} bytes")]
     TooLong,
-    #[error("its scheme is not `https`")]
-    Scheme,
+    #[error("its scheme is not {}", if *.allow_http { "`http` or `https`" } else { "`https`" })]
+    Scheme { allow_http: bool },
     #[error("it carries a user name or a password")]
     UserInfo,
     #[error("it has a fragment")]
@@ -78,7 +78,7 @@ impl Endpoint {
         let https = match url.scheme() {
             "https" => true,
             "http" if allow_http => false,
-            _ => return Err(ForbiddenEndpoint::Scheme),
+            _ => return Err(ForbiddenEndpoint::Scheme { allow_http }),
         };
         if !url.username().is_empty() || url.password().is_some() {
             return Err(ForbiddenEndpoint::UserInfo);
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn other_schemes_are_refused() {
         check_refused(
-            &ForbiddenEndpoint::Scheme,
+            &ForbiddenEndpoint::Scheme { allow_http: false },
             &[
                 "http://example.com/",
                 "ftp://example.com/",
@@ -288,7 +288,8 @@ mod tests {
                 "unix:/run/socket",
             ],
         );
-        assert_eq!(Endpoint::parse("ftp://example.com/", true), Err(ForbiddenEndpoint::Scheme));
+        let refused = Endpoint::parse("ftp://example.com/", true).expect_err("no web server");
+        assert_eq!(refused.to_string(), "its scheme is not `http` or `https`");
     }
 
     #[test]

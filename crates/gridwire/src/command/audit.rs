@@ -63,7 +63,10 @@ pub(crate) async fn run(args: &AuditArgs, target: &TargetArgs, output: Output) -
         audits.push(audit);
     }
     if let Some(name) = &args.name {
-        ensure!(!audits.is_empty(), "`{name}` has no event subscription");
+        ensure!(
+            !audits.is_empty(),
+            "`{name}` is neither an event subscription nor a topic that has one; without a name all are audited"
+        );
     }
     let out = audits.iter().filter(|audit| audit["balanced"] != true).count();
     if output.is_json() {
