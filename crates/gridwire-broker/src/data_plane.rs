@@ -24,6 +24,7 @@ use http::request::Parts;
 
 use crate::broker::Broker;
 use address::{Operation, Target};
+use auth::Credential;
 
 /// Answers one data plane request.
 pub(crate) async fn handle(broker: &Broker, request: Request, peer: Peer) -> Response {
@@ -61,10 +62,11 @@ async fn answer(broker: &Broker, request: Request, peer: Peer) -> Result<Respons
             only_post(&parts)?;
             address::namespace_api_version(&parts)?;
             let wall = broker.wall();
-            let caller = Caller { parts: &parts, peer, broker };
+            let credential = Credential::of(&parts);
+            let caller = Caller { parts: &parts, credential: credential.as_ref(), peer, broker };
             let namespace = namespace(&table, place.as_ref(), &topic, caller, wall)?;
-            let topic = caller
-                .guarded(&namespace.resource_id, || auth::namespace(&namespace, &topic, &parts, wall))?;
+            let judge = || auth::namespace(&namespace, &topic, caller.credential, &parts, wall);
+            let topic = caller.guarded(&namespace.resource_id, judge)?;
             match operation {
                 Operation::Publish => publish::events(broker, &topic, &parts, body).await,
                 Operation::Receive { subscription } => {
@@ -86,8 +88,10 @@ async fn basic(
     body: Body,
     peer: Peer,
 ) -> Result<Response, ApiError> {
-    let caller = Caller { parts, peer, broker };
-    caller.guarded(&topic.resource_id, || auth::topic(topic, parts, broker.wall()))?;
+    let credential = Credential::of(parts);
+    let caller = Caller { parts, credential: credential.as_ref(), peer, broker };
+    let judge = || auth::topic(topic, caller.credential, parts, broker.wall());
+    caller.guarded(&topic.resource_id, judge)?;
     address::basic_api_version(parts)?;
     publish::events(broker, topic, parts, body).await
 }
@@ -99,6 +103,7 @@ const ANY_NAMESPACE: &str = "namespaces";
 #[derive(Clone, Copy)]
 struct Caller<'a> {
     parts: &'a Parts,
+    credential: Option<&'a Credential<'a>>,
     peer: Peer,
     broker: &'a Broker,
 }
@@ -106,7 +111,7 @@ struct Caller<'a> {
 impl Caller<'_> {
     /// Has the credential judged, unless too many wrong ones came from there. None at all is no guess.
     fn guarded<T>(self, object: &str, judge: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
-        if auth::Credential::of(self.parts).is_none() {
+        if self.credential.is_none() {
             return judge();
         }
         let judged = self.broker.guard().judge(object, self.peer, judge);
@@ -129,7 +134,7 @@ fn namespace(
     if let Some(place) = place {
         return address::namespace(table, place);
     }
-    if let Some(credential) = auth::Credential::of(parts) {
+    if let Some(credential) = caller.credential {
         let belongs = |namespace: &&Arc<NamespaceRoute>| credential.belongs_to(namespace, topic, parts, wall);
         let wrong = || ApiError::new(ErrorCode::Unauthorized, "no namespace has this key");
         let search = || table.namespaces.values().find(belongs).ok_or_else(wrong);

@@ -50,10 +50,14 @@ pub struct FrameBuilder {
     scratch: Vec<u8>,
 }
 
+/// An event of usual size is written without growing on the way.
+const SCRATCH_BYTES: usize = 4 << 10;
+
 impl FrameBuilder {
     /// `bytes` is how large the body will be, about; it saves growing.
     pub fn new(topic: TopicNumber, bytes: usize) -> Self {
-        Self { topic, count: 0, body: Vec::with_capacity(bytes), scratch: Vec::new() }
+        let scratch = Vec::with_capacity(bytes.min(SCRATCH_BYTES));
+        Self { topic, count: 0, body: Vec::with_capacity(bytes), scratch }
     }
 
     pub fn push(&mut self, matched: &MatchSet, event: &Event<'_>) {

@@ -1,13 +1,16 @@
 //! Reading a request's body, within a limit; and reading past what nobody wanted.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_outside::Clock;
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::{Body as _, Frame, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::pace::Pace;
@@ -126,6 +129,11 @@ impl Unread {
     }
 }
 
+/// The next frame, when it need not be waited for: the usual body has come with its head, and costs no timer.
+async fn at_hand(incoming: &mut Incoming) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    poll_fn(|context| Poll::Ready(Pin::new(&mut *incoming).poll_frame(context))).await
+}
+
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
         Self::Ready(bytes)
@@ -159,14 +167,20 @@ impl Body {
         let mut whole = BytesMut::new();
         loop {
             let so_far = first.len().max(whole.len());
-            let left = pace.ends().saturating_sub(arriving.clock.monotonic());
-            let frame = tokio::select! {
-                biased;
-                frame = incoming.frame() => frame,
-                () = arriving.clock.sleep(left) => {
-                    // Nothing more is read of it: the connection ends with the answer.
-                    arriving.incoming = None;
-                    return Err(ApiError::new(ErrorCode::RequestTimeout, "The request body came too slowly."));
+            let frame = match at_hand(incoming).await {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    let left = pace.ends().saturating_sub(arriving.clock.monotonic());
+                    tokio::select! {
+                        biased;
+                        frame = incoming.frame() => frame,
+                        () = arriving.clock.sleep(left) => {
+                            // Nothing more is read of it: the connection ends with the answer.
+                            arriving.incoming = None;
+                            let message = "The request body came too slowly.";
+                            return Err(ApiError::new(ErrorCode::RequestTimeout, message));
+                        }
+                    }
                 }
             };
             let Some(frame) = frame else { break };

@@ -58,10 +58,10 @@ pub fn error(error: &ApiError) -> Response {
 
 /// Lengthens the wait that a refusal asks for by up to a half, at least a second, by what `random` says: those who
 /// were refused together must not come back together. Still whole seconds, for that is all that clients understand.
-pub(crate) fn spread_retry(response: &mut Response, random: u64) {
+pub(crate) fn spread_retry(response: &mut Response, random: impl FnOnce() -> u64) {
     let Some(value) = response.headers_mut().get_mut(RETRY_AFTER) else { return };
     let Some(seconds) = value.to_str().ok().and_then(|text| text.parse::<u64>().ok()) else { return };
-    *value = HeaderValue::from(seconds + random % (seconds.div_ceil(2) + 1));
+    *value = HeaderValue::from(seconds + random() % (seconds.div_ceil(2) + 1));
 }
 
 #[cfg(test)]
@@ -81,7 +81,7 @@ mod tests {
             let told: BTreeSet<u64> = (0..100)
                 .map(|random| {
                     let mut response = error(&refusal);
-                    spread_retry(&mut response, random);
+                    spread_retry(&mut response, || random);
                     response.headers()[RETRY_AFTER].to_str().unwrap().parse().unwrap()
                 })
                 .collect();
@@ -90,7 +90,7 @@ mod tests {
         check(1, &[1, 2]);
         check(5, &[5, 6, 7, 8]);
         let mut other = text(StatusCode::OK, "a");
-        spread_retry(&mut other, 1);
+        spread_retry(&mut other, || 1);
         assert!(!other.headers().contains_key(RETRY_AFTER));
     }
 }

@@ -241,7 +241,7 @@ impl Connection {
         let (head, incoming) = request.into_parts();
         let (body, unread) = Unread::watch(incoming, self.bodies.clone(), Arc::clone(&self.clock));
         let mut response = self.service.handle(Request::from_parts(head, body), self.peer).await;
-        spread_retry(&mut response, self.rng.next_u64());
+        spread_retry(&mut response, || self.rng.next_u64());
         if !asks && unread.is_there() {
             tokio::select! {
                 () = unread.discard(UNREAD_BYTES_MAX) => {}

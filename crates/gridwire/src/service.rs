@@ -54,32 +54,29 @@ impl fmt::Debug for Front {
 
 /// Request ids: a random prefix for this process and a running number, so that none costs a system call.
 struct RequestIds {
-    prefix: u64,
+    /// All before the running number.
+    prefix: String,
     next: AtomicU64,
 }
 
 impl RequestIds {
     fn new(rng: &dyn Rng) -> Self {
-        Self { prefix: rng.next_u64(), next: AtomicU64::new(0) }
+        let random = rng.next_u64();
+        let prefix =
+            format!("{:08x}-{:04x}-4{:03x}-8", random >> 32, (random >> 16) & 0xffff, random & 0xfff);
+        Self { prefix, next: AtomicU64::new(0) }
     }
 
     /// Written like a UUID.
     fn next(&self) -> String {
-        let (high, low) = (self.prefix, self.next.fetch_add(1, Ordering::Relaxed));
-        format!(
-            "{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}",
-            high >> 32,
-            (high >> 16) & 0xffff,
-            high & 0xfff,
-            (low >> 48) & 0xfff,
-            low & 0xffff_ffff_ffff
-        )
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        format!("{}{:03x}-{:012x}", self.prefix, (number >> 48) & 0xfff, number & 0xffff_ffff_ffff)
     }
 
     /// Names the request in its answer, unless that is done.
     fn stamp(&self, response: &mut Response) {
         if !response.headers().contains_key(REQUEST_ID)
-            && let Ok(id) = HeaderValue::from_str(&self.next())
+            && let Ok(id) = HeaderValue::try_from(self.next())
         {
             response.headers_mut().insert(REQUEST_ID, id);
         }

@@ -292,18 +292,14 @@ const NAMESPACE_VERSIONS: [&str; 5] =
     ["2023-06-01-preview", "2023-10-01-preview", "2023-11-01", "2024-06-01", "2024-12-15-preview"];
 
 pub(super) fn namespace_api_version(parts: &Parts) -> Result<(), ApiError> {
+    let wrong = match query(parts, "api-version").as_slice() {
+        [version] if NAMESPACE_VERSIONS.contains(&version.as_str()) => return Ok(()),
+        [] => "query parameter is required",
+        _ => "is not supported",
+    };
     let supported = NAMESPACE_VERSIONS.join(", ");
-    match query(parts, "api-version").as_slice() {
-        [version] if NAMESPACE_VERSIONS.contains(&version.as_str()) => Ok(()),
-        [] => Err(ApiError::new(
-            ErrorCode::InvalidApiVersion,
-            format!("The api-version query parameter is required. Supported: {supported}."),
-        )),
-        _ => Err(ApiError::new(
-            ErrorCode::InvalidApiVersion,
-            format!("The api-version is not supported. Supported: {supported}."),
-        )),
-    }
+    let message = format!("The api-version {wrong}. Supported: {supported}.");
+    Err(ApiError::new(ErrorCode::InvalidApiVersion, message))
 }
 
 #[cfg(test)]

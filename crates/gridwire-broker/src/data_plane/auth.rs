@@ -12,7 +12,8 @@ use gridwire_core::api_error::{ApiError, ErrorCode};
 use gridwire_core::routing::{Credentials, NamespaceRoute, TopicRoute};
 use gridwire_core::sas;
 use gridwire_core::time::Timestamp;
-use http::header::AUTHORIZATION;
+use http::HeaderName;
+use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
 
 use super::address;
@@ -25,14 +26,17 @@ fn unauthorized() -> ApiError {
     )
 }
 
-fn header<'a>(parts: &'a Parts, name: &str) -> Option<&'a str> {
+static KEY: HeaderName = HeaderName::from_static("aeg-sas-key");
+static TOKEN: HeaderName = HeaderName::from_static("aeg-sas-token");
+
+fn header<'a>(parts: &'a Parts, name: &HeaderName) -> Option<&'a str> {
     // A header that is no text is a credential nobody has.
     parts.headers.get(name).map(|value| value.to_str().unwrap_or_default())
 }
 
 /// The value of an `Authorization` header of the given scheme.
 fn authorization<'a>(parts: &'a Parts, scheme: &str) -> Option<&'a str> {
-    let (found, value) = header(parts, AUTHORIZATION.as_str())?.split_once(' ')?;
+    let (found, value) = header(parts, &AUTHORIZATION)?.split_once(' ')?;
     found.eq_ignore_ascii_case(scheme).then(|| value.trim())
 }
 
@@ -46,10 +50,10 @@ pub(super) enum Credential<'a> {
 impl<'a> Credential<'a> {
     /// The first there is; what follows it is not looked at, so that a request cannot try several.
     pub(super) fn of(parts: &'a Parts) -> Option<Self> {
-        if let Some(key) = header(parts, "aeg-sas-key") {
+        if let Some(key) = header(parts, &KEY) {
             return Some(Self::Key(key.into()));
         }
-        let token = header(parts, "aeg-sas-token").or_else(|| authorization(parts, "SharedAccessSignature"));
+        let token = header(parts, &TOKEN).or_else(|| authorization(parts, "SharedAccessSignature"));
         if let Some(token) = token {
             return Some(Self::Token(token));
         }
@@ -74,7 +78,7 @@ impl<'a> Credential<'a> {
                     .uri
                     .authority()
                     .map(http::uri::Authority::as_str)
-                    .or_else(|| header(parts, http::header::HOST.as_str()))
+                    .or_else(|| header(parts, &HOST))
                     .unwrap_or_default();
                 sas::verify(token, &credentials.keys, host, parts.uri.path(), wall).map_err(|error| {
                     match error {
@@ -113,8 +117,13 @@ impl<'a> Credential<'a> {
 }
 
 /// Whether the request may publish to a custom topic.
-pub(super) fn topic(topic: &TopicRoute, parts: &Parts, wall: Timestamp) -> Result<(), ApiError> {
-    Credential::of(parts).ok_or_else(unauthorized)?.judge(&topic.credentials, parts, wall)
+pub(super) fn topic(
+    topic: &TopicRoute,
+    credential: Option<&Credential<'_>>,
+    parts: &Parts,
+    wall: Timestamp,
+) -> Result<(), ApiError> {
+    credential.ok_or_else(unauthorized)?.judge(&topic.credentials, parts, wall)
 }
 
 /// Whether the request may use a topic of a namespace: by a key of either, or a token made with one. Answers
@@ -122,13 +131,14 @@ pub(super) fn topic(topic: &TopicRoute, parts: &Parts, wall: Timestamp) -> Resul
 pub(super) fn namespace(
     namespace: &NamespaceRoute,
     topic: &str,
+    credential: Option<&Credential<'_>>,
     parts: &Parts,
     wall: Timestamp,
 ) -> Result<Arc<TopicRoute>, ApiError> {
     if !address::query(parts, "aeg-sas-key").is_empty() {
         return Err(ApiError::new(ErrorCode::InvalidRequest, "A key in the query is not accepted here."));
     }
-    let credential = Credential::of(parts).ok_or_else(unauthorized)?;
+    let credential = credential.ok_or_else(unauthorized)?;
     let found = namespace.topics.get(&topic.to_ascii_lowercase());
     // Both are judged, so that the time taken does not tell which was right.
     let by_namespace = credential.judge(&namespace.credentials, parts, wall);

@@ -67,7 +67,7 @@ struct Answer {
 
 /// The name we show endpoints, fit for a header.
 pub(crate) fn origin_header(options: &PushOptions) -> HeaderValue {
-    request::header_value(&options.origin).unwrap_or_else(|| HeaderValue::from_static("gridwire"))
+    request::header_value(options.origin.as_str()).unwrap_or_else(|| HeaderValue::from_static("gridwire"))
 }
 
 impl Handshakes {
@@ -185,7 +185,7 @@ impl Handshakes {
             request::add_signature(request.headers_mut(), &message, &signed);
         }
         for (name, value) in render::validation_headers(&handshake.subscription_name, &id) {
-            request::add_header(request.headers_mut(), name, &value);
+            request::add_header(request.headers_mut(), name, value);
         }
         request
     }

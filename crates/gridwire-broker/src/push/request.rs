@@ -4,6 +4,7 @@
 //! what could end a header or the request is rewritten, and a value out of bounds is left out rather than
 //! failing the delivery for ever.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use bytes::Bytes;
@@ -65,14 +66,22 @@ pub(crate) fn sign_origin(headers: &mut HeaderMap, origin: &HeaderValue) {
 /// Adds the signature of a delivery.
 pub(crate) fn add_signature(headers: &mut HeaderMap, id: &str, signed: &Signed) {
     add_header(headers, "webhook-id", id);
-    add_header(headers, "webhook-timestamp", &signed.timestamp);
-    add_header(headers, "webhook-signature", &signed.signature);
+    add_header(headers, "webhook-timestamp", signed.timestamp.as_str());
+    add_header(headers, "webhook-signature", signed.signature.as_str());
 }
 
-/// Adds a header whose value is somebody else's text. An impossible name, one that belongs to the request
-/// itself, or a value that is too long is left out.
-pub(crate) fn add_header(headers: &mut HeaderMap, name: &str, value: &str) {
-    if let (Ok(name), Some(value)) = (HeaderName::from_bytes(name.as_bytes()), header_value(value))
+/// Adds a header whose value is somebody else's text, and whose name too unless it is borrowed: then it is ours, in
+/// lower case. An impossible name, one that belongs to the request itself, or a value that is too long is left out.
+pub(crate) fn add_header(
+    headers: &mut HeaderMap,
+    name: impl Into<Cow<'static, str>>,
+    value: impl Into<String>,
+) {
+    let name = match name.into() {
+        Cow::Borrowed(ours) => Ok(HeaderName::from_static(ours)),
+        Cow::Owned(theirs) => HeaderName::from_bytes(theirs.as_bytes()),
+    };
+    if let (Ok(name), Some(value)) = (name, header_value(value))
         && !frames_the_request(&name)
     {
         headers.insert(name, value);
@@ -85,12 +94,13 @@ fn frames_the_request(name: &HeaderName) -> bool {
 }
 
 /// Everything but printable ASCII is percent-encoded, so that no text can end the header it stands in.
-pub(crate) fn header_value(text: &str) -> Option<HeaderValue> {
+pub(crate) fn header_value(text: impl Into<String>) -> Option<HeaderValue> {
+    let text = text.into();
     if VALUE_BYTES_MAX < text.len() {
         return None;
     }
     if text.bytes().all(is_plain) {
-        return HeaderValue::from_str(text).ok();
+        return HeaderValue::try_from(text).ok();
     }
     let mut encoded = String::with_capacity(text.len() + 16);
     for byte in text.bytes() {
@@ -132,11 +142,11 @@ mod tests {
     fn a_header_that_cannot_be_sent_is_left_out() {
         let mut headers = HeaderMap::new();
         for name in ["", "a b", "a:b", "a\r\nb", "naïve", "Host", "content-length", "Transfer-Encoding"] {
-            add_header(&mut headers, name, "x");
+            add_header(&mut headers, name.to_owned(), "x");
         }
         assert!(headers.is_empty(), "{headers:?}");
         add_header(&mut headers, "aeg-event-type", "Notification");
-        add_header(&mut headers, "X-Custom", "1");
+        add_header(&mut headers, "X-Custom".to_owned(), "1");
         assert_eq!(headers.len(), 2);
     }
 }

@@ -236,10 +236,13 @@ impl Driver {
     fn attempted(&mut self, finished: &Finished) {
         let key = &finished.key;
         self.outside.note_attempt(finished);
-        // 53 random bits make a fraction in 0.0..1.0.
-        let chance = (self.outside.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
         // One for all that shared the request, so that they can share the next.
-        let jitter = chance * self.outside.retry_jitter;
+        let jitter = match finished.outcome {
+            // Nothing is put off.
+            Outcome::Accepted => 0.0,
+            // 53 random bits make a fraction in 0.0..1.0.
+            _ => (self.outside.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64 * self.outside.retry_jitter,
+        };
         for (place, &offset) in key.offsets.iter().enumerate() {
             let in_part = planted("batch-retried-in-part") && place > 0;
             let outcome = if in_part { Outcome::Accepted } else { finished.outcome };

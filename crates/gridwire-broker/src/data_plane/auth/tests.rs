@@ -65,7 +65,13 @@ fn parts(path: &str, headers: &[(&str, &str)]) -> Parts {
 
 /// The status of the answer, 200 for none.
 fn status(namespace_topic: &str, parts: &Parts, local_auth: bool) -> u16 {
-    match namespace(&spaces(local_auth), namespace_topic, parts, Timestamp::ZERO) {
+    match namespace(
+        &spaces(local_auth),
+        namespace_topic,
+        Credential::of(parts).as_ref(),
+        parts,
+        Timestamp::ZERO,
+    ) {
         Ok(_) => 200,
         Err(error) => error.status(),
     }
@@ -145,8 +151,8 @@ fn the_first_credential_counts_for_topics_and_namespaces_alike() {
             ] {
                 let parts = parts(PUBLISH, &headers);
                 assert_eq!(status("orders", &parts, true), expected, "namespace: {first} before {second}");
-                let basic =
-                    topic(&basic, &parts, Timestamp::ZERO).map_or_else(|error| error.status(), |()| 200);
+                let basic = topic(&basic, Credential::of(&parts).as_ref(), &parts, Timestamp::ZERO)
+                    .map_or_else(|error| error.status(), |()| 200);
                 assert_eq!(basic, expected, "custom topic: {first} before {second}");
             }
         }

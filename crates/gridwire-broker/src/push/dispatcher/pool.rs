@@ -303,7 +303,7 @@ impl Worker {
         if let Some((id, signed)) = signed {
             request::add_signature(request.headers_mut(), &id, &signed);
         }
-        for (name, value) in &attempt.headers {
+        for (name, value) in attempt.headers {
             request::add_header(request.headers_mut(), name, value);
         }
         if route.signs_origin {
