@@ -21,6 +21,7 @@ mod error;
 mod format;
 mod index;
 mod reader;
+mod recent;
 mod recovery;
 mod resources;
 mod scrub;
@@ -483,8 +484,12 @@ impl Log for EmbeddedLog {
             if cold == 0 {
                 return Ok(warm);
             }
-            let shared = self.shared.clone();
-            let mut events = self.readers.run(move || shared.fetch_files(topic, &offsets[..cold])).await?;
+            let mut events = if let Some(events) = self.shared.fetch_recent(topic, &offsets[..cold]) {
+                events
+            } else {
+                let shared = self.shared.clone();
+                self.readers.run(move || shared.fetch_files(topic, &offsets[..cold])).await?
+            };
             events.append(&mut warm);
             Ok(events)
         })

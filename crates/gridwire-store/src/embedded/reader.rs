@@ -104,6 +104,11 @@ fn pick(frame: &Frame, offsets: &[Offset], into: &mut Vec<Fetched>) -> Option<()
     wanted.peek().is_none().then_some(())
 }
 
+/// The offset after a frame's last event.
+fn frame_end(frame: &Frame) -> u64 {
+    frame.first.0 + u64::from(frame.count)
+}
+
 fn frame_from(header: &FrameHeader, frame: &[u8]) -> Frame {
     let FrameHeader { lsn, topic, first, count, time, .. } = *header;
     // Its own allocation, so that one event held for long does not hold a whole stretch of the file.
@@ -268,13 +273,32 @@ impl Shared {
         let cold = known.partition_point(|offset| tail.frame_of(topic, *offset).is_none());
         let (rest, mut warm) = known.split_at(cold);
         while let Some(frame) = warm.first().and_then(|first| tail.frame_of(topic, *first)) {
-            let frame_end = frame.first.0 + u64::from(frame.count);
-            let (own, later) = warm.split_at(warm.partition_point(|offset| offset.0 < frame_end));
+            let end = frame_end(frame);
+            let (own, later) = warm.split_at(warm.partition_point(|offset| offset.0 < end));
             pick(frame, own, &mut events)
                 .ok_or_else(|| ReadError::Damaged { what: format!("frame {}: malformed", frame.lsn) })?;
             warm = later;
         }
         Ok((rest, events))
+    }
+
+    /// The events at `offsets`, when all of them are in frames that were read of late and are retained.
+    pub(crate) fn fetch_recent(&self, topic: TopicNumber, offsets: &[Offset]) -> Option<Vec<Fetched>> {
+        let mut events = Vec::new();
+        let mut rest = offsets;
+        while let Some(&first) = rest.first() {
+            let frame = self.recent_frame(topic, first)?;
+            let (own, later) = rest.split_at(rest.partition_point(|offset| offset.0 < frame_end(&frame)));
+            pick(&frame, own, &mut events)?;
+            rest = later;
+        }
+        Some(events)
+    }
+
+    fn recent_frame(&self, topic: TopicNumber, offset: Offset) -> Option<Frame> {
+        let frame = self.recent().frame_of(topic, offset)?;
+        // It may have been trimmed since.
+        (self.first_lsn() <= frame.lsn.0).then_some(frame)
     }
 
     /// The events at `offsets`, out of the files. Those no longer retained are left out.
@@ -310,12 +334,21 @@ impl Shared {
                 let (place, wanted) = (frame_places[0], &own[done..done + frame_places.len()]);
                 done += frame_places.len();
                 let EventPlace::At(at) = place else { continue };
-                let picked = window
-                    .frame_if(at, |header| header.topic == topic)
-                    .map_err(|error| io(&error))?
-                    .and_then(|(header, frame)| pick(&frame_from(&header, frame), wanted, &mut events));
-                if picked.is_none() {
-                    self.confirm_loss(&segment, block, topic, wanted, at)?;
+                let frame = match self.recent_frame(topic, wanted[0]) {
+                    Some(frame) => Some(frame),
+                    None => window
+                        .frame_if(at, |header| header.topic == topic)
+                        .map_err(|error| io(&error))?
+                        .map(|(header, frame)| frame_from(&header, frame)),
+                };
+                let picked = frame.as_ref().and_then(|frame| pick(frame, wanted, &mut events));
+                match frame {
+                    Some(frame) if picked.is_some() => {
+                        if wanted.last().is_some_and(|last| last.0 + 1 < frame_end(&frame)) {
+                            self.recent().keep(frame);
+                        }
+                    }
+                    _ => self.confirm_loss(&segment, block, topic, wanted, at)?,
                 }
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use gridwire_core::ids::{Lsn, Offset, TopicNumber};
@@ -12,6 +12,7 @@ use gridwire_outside::{Clock, Disk};
 use tokio::sync::watch;
 
 use super::index::Indexes;
+use super::recent::Recent;
 use super::recovery::Found;
 use super::segment::{Segment, index_path, segment_path, spare_path};
 use super::spares::Spares;
@@ -32,6 +33,7 @@ pub(crate) struct Shared {
     /// Next offsets, of durable events only.
     ends: RwLock<BTreeMap<TopicNumber, u64>>,
     tail: RwLock<Tail>,
+    recent: Mutex<Recent>,
     /// Held while segments go, one after the other.
     trimming: Mutex<()>,
     pub(crate) indexes: Indexes,
@@ -92,6 +94,7 @@ impl Shared {
             segments: RwLock::new(segments),
             ends: RwLock::new(ends),
             tail: RwLock::new(Tail::new(options.cache_bytes, Lsn(events_end))),
+            recent: Mutex::default(),
             trimming: Mutex::new(()),
             indexes: Indexes::new(options.index_cache_bytes),
             spares: Spares::new(SPARES_MAX, spares),
@@ -113,6 +116,10 @@ impl Shared {
 
     pub(crate) fn tail_mut(&self) -> RwLockWriteGuard<'_, Tail> {
         write(&self.tail)
+    }
+
+    pub(crate) fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn ends_mut(&self) -> RwLockWriteGuard<'_, BTreeMap<TopicNumber, u64>> {

@@ -59,6 +59,34 @@ fn a_recycled_file_yields_none_of_its_old_frames() {
 }
 
 #[test]
+fn a_large_frame_is_read_once_for_those_who_want_it_a_few_events_at_a_time() {
+    let disk = MemoryDisk::new();
+    let log = open(&disk);
+    let (frames, events) = (12, 50);
+    for frame in 0..frames {
+        now(log.append_events(draft(TOPIC, &frame.to_string(), 200, &vec![&[0][..]; events]))).unwrap();
+    }
+    scan_all(&log, 0, 1_000); // Builds the indexes.
+    let total = log.end(TOPIC).0;
+    let fetch = |from: u64| {
+        let wanted = (from..(from + 7).min(total)).map(Offset).collect();
+        now(log.fetch(TOPIC, wanted)).expect("they are fetched").iter().map(id).collect::<Vec<_>>()
+    };
+    let before = disk.calls(Call::Read);
+    let fetched: Vec<String> = (0..total).step_by(7).flat_map(fetch).collect();
+    let expected = (0..frames).flat_map(|frame| (0..events).map(move |event| format!("{frame}-{event}")));
+    assert!(fetched.into_iter().eq(expected));
+    let reads = disk.calls(Call::Read) - before;
+    assert!(reads <= 2 * frames, "{reads} reads for {frames} frames");
+
+    // What is trimmed is gone, though it was read a moment ago.
+    assert_eq!(fetch(0).len(), 7);
+    now(log.trim(log.segments()[0].end)).unwrap();
+    assert!(7 < log.start(TOPIC).0);
+    assert_eq!(fetch(0), Vec::<String>::new());
+}
+
+#[test]
 fn a_reader_keeps_its_file_from_being_recycled() {
     let disk = MemoryDisk::new();
     let log = open(&disk);
