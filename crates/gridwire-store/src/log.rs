@@ -65,6 +65,11 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// The offset after its last event.
+    pub fn end(&self) -> u64 {
+        self.first.0 + u64::from(self.count)
+    }
+
     pub fn view(&self) -> FrameView<'_> {
         FrameView {
             lsn: self.lsn,

@@ -76,7 +76,7 @@ impl Segment {
                 newest: frame.time,
                 bytes: 0,
             });
-            span.last = Offset(frame.first.0 + u64::from(frame.count) - 1);
+            span.last = Offset(frame.end() - 1);
             span.newest = frame.time;
             span.bytes += frame.body.len() as u64;
         }

@@ -104,11 +104,6 @@ fn pick(frame: &Frame, offsets: &[Offset], into: &mut Vec<Fetched>) -> Option<()
     wanted.peek().is_none().then_some(())
 }
 
-/// The offset after a frame's last event.
-fn frame_end(frame: &Frame) -> u64 {
-    frame.first.0 + u64::from(frame.count)
-}
-
 fn frame_from(header: &FrameHeader, frame: &[u8]) -> Frame {
     let FrameHeader { lsn, topic, first, count, time, .. } = *header;
     // Its own allocation, so that one event held for long does not hold a whole stretch of the file.
@@ -273,8 +268,7 @@ impl Shared {
         let cold = known.partition_point(|offset| tail.frame_of(topic, *offset).is_none());
         let (rest, mut warm) = known.split_at(cold);
         while let Some(frame) = warm.first().and_then(|first| tail.frame_of(topic, *first)) {
-            let end = frame_end(frame);
-            let (own, later) = warm.split_at(warm.partition_point(|offset| offset.0 < end));
+            let (own, later) = warm.split_at(warm.partition_point(|offset| offset.0 < frame.end()));
             pick(frame, own, &mut events)
                 .ok_or_else(|| ReadError::Damaged { what: format!("frame {}: malformed", frame.lsn) })?;
             warm = later;
@@ -288,7 +282,7 @@ impl Shared {
         let mut rest = offsets;
         while let Some(&first) = rest.first() {
             let frame = self.recent_frame(topic, first)?;
-            let (own, later) = rest.split_at(rest.partition_point(|offset| offset.0 < frame_end(&frame)));
+            let (own, later) = rest.split_at(rest.partition_point(|offset| offset.0 < frame.end()));
             pick(&frame, own, &mut events)?;
             rest = later;
         }
@@ -344,7 +338,7 @@ impl Shared {
                 let picked = frame.as_ref().and_then(|frame| pick(frame, wanted, &mut events));
                 match frame {
                     Some(frame) if picked.is_some() => {
-                        if wanted.last().is_some_and(|last| last.0 + 1 < frame_end(&frame)) {
+                        if wanted.last().is_some_and(|last| last.0 + 1 < frame.end()) {
                             self.recent().keep(frame);
                         }
                     }

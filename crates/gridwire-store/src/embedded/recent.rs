@@ -1,5 +1,7 @@
-//! Frames that were read from files of late, bounded in number and bytes. Who works through a backlog asks for the
-//! events of a large frame a few at a time, and would have the whole of it read and checked again for each few.
+//! Frames that were read from files of late, bounded in number and bytes.
+//!
+//! What a queue asks for behind the tail cache comes from files, where only a whole frame can be checked. Who works
+//! through a backlog wants the events of a large frame a few at a time, and would have all of it read for each few.
 
 use std::collections::VecDeque;
 
@@ -19,7 +21,7 @@ pub(crate) struct Recent {
 }
 
 impl Recent {
-    /// Remembers `frame`, and forgets those that were not used for longest.
+    /// Remembers `frame`, of which more is wanted soon, and forgets those that were not used for longest.
     pub(crate) fn keep(&mut self, frame: Frame) {
         if self.frames.iter().any(|known| known.lsn == frame.lsn) {
             return; // Somebody else has read it meanwhile.
@@ -34,10 +36,7 @@ impl Recent {
 
     /// The frame with `offset` of `topic`, if it is here.
     pub(crate) fn frame_of(&mut self, topic: TopicNumber, offset: Offset) -> Option<Frame> {
-        let has_it = |frame: &Frame| {
-            let frame_end = frame.first.0 + u64::from(frame.count);
-            frame.topic == topic && (frame.first.0..frame_end).contains(&offset.0)
-        };
+        let has_it = |frame: &Frame| frame.topic == topic && (frame.first.0..frame.end()).contains(&offset.0);
         let place = self.frames.iter().rposition(has_it)?;
         let frame = self.frames.remove(place)?;
         self.frames.push_back(frame.clone());

@@ -78,7 +78,7 @@ impl Tail {
         let (_, lsn) = places.get(after.checked_sub(1)?)?;
         let frame = self.frames.binary_search_by_key(lsn, |frame| frame.lsn).ok()?;
         let frame = self.frames.get(frame)?;
-        (offset.0 < frame.first.0 + u64::from(frame.count)).then_some(frame)
+        (offset.0 < frame.end()).then_some(frame)
     }
 }
 

@@ -65,13 +65,8 @@ fn parts(path: &str, headers: &[(&str, &str)]) -> Parts {
 
 /// The status of the answer, 200 for none.
 fn status(namespace_topic: &str, parts: &Parts, local_auth: bool) -> u16 {
-    match namespace(
-        &spaces(local_auth),
-        namespace_topic,
-        Credential::of(parts).as_ref(),
-        parts,
-        Timestamp::ZERO,
-    ) {
+    let credential = Credential::of(parts);
+    match namespace(&spaces(local_auth), namespace_topic, credential.as_ref(), parts, Timestamp::ZERO) {
         Ok(_) => 200,
         Err(error) => error.status(),
     }
